@@ -1,0 +1,41 @@
+# make run | serve | test | lint | setup. A second call installs nothing: each stamp remembers its requirements file.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A file of your own: make run DATA=my_tweets.csv
+DATA_FLAG := $(if $(DATA),--data.path $(DATA))
+
+.PHONY: run serve test lint setup clean
+run: $(VENV)/core
+	$(BIN)/python main.py run $(DATA_FLAG)
+
+serve: $(VENV)/full
+	$(BIN)/python main.py serve
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+
+setup: $(VENV)/dev
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core: requirements.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/full: requirements-full.txt $(VENV)/core
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-full.txt
+	@touch $@
+
+$(VENV)/dev: requirements-dev.txt $(VENV)/full
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

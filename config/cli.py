@@ -1,0 +1,195 @@
+"""One command line for every command: config.yaml < --config FILE < --section.key value.
+
+The help text of a setting is its comment in config.yaml, so that there is one explanation and it cannot drift.
+"""
+
+import difflib
+import importlib
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.schema import SECTIONS, Config, UserError
+
+CONFIG_FILE = Path(__file__).with_name("config.yaml")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command: where its code is, what it says of itself, and what it takes beside settings."""
+
+    target: str  # "module:function", imported only when it runs
+    help: str
+    example: str
+    sections: tuple[str, ...]  # the settings shown in its --help; all are accepted
+    prompt: bool = False  # takes a prompt
+    json: bool = False  # takes --json
+
+
+COMMANDS = {
+    "run": Command(
+        "trainer.run:run",
+        "the whole job: preprocess, train, evaluate, samples, plot",
+        "python main.py run --data.path my_tweets.csv",
+        ("paths", "machine", "data", "model", "train", "generate"),
+    ),
+    "download": Command(
+        "utils.sources:download",
+        "fetch the default tweets from Kaggle to data/elon_tweets.csv (no account needed)",
+        "python main.py download",
+        ("paths",),
+    ),
+    "preprocess": Command(
+        "utils.preprocess:run",
+        "read, clean, de-duplicate and split the tweets into data/processed.txt",
+        "python main.py preprocess --data.path my_tweets.csv --data.column body",
+        ("paths", "data"),
+    ),
+    "train": Command(
+        "trainer.train:run",
+        "train the transformer on data/processed.txt",
+        "python main.py train --train.epochs 20 --model.n_layer 2",
+        ("paths", "machine", "model", "train"),
+    ),
+    "generate": Command(
+        "generate.generate:run",
+        "write tweets that begin with a prompt; without one, ask for prompts",
+        'python main.py generate "Tesla will" --generate.temperature 0.7',
+        ("paths", "machine", "generate"),
+        prompt=True,
+        json=True,
+    ),
+    "evaluate": Command(
+        "trainer.evaluate:run",
+        "judge a model on the validation tweets, beside the baselines: results/report.html",
+        "python main.py evaluate --evaluate.model gpt2 --evaluate.against checkpoints/best_model.pth",
+        ("paths", "machine", "generate", "evaluate"),
+        json=True,
+    ),
+    "export": Command(
+        "model.export:run",
+        "take a model elsewhere: a Hugging Face folder, or a GGUF file with a Modelfile for Ollama",
+        "python main.py export --export.to gguf --export.output elon/elon.gguf --export.quantize q8_0",
+        ("paths", "generate", "export"),
+        json=True,
+    ),
+    "attention": Command(
+        "generate.attention_page:run",
+        "look inside a model as it reads a text: results/attention.html and attention_map.png",
+        'python main.py attention "Mars is" --attention.against checkpoints/teacher.pth',
+        ("paths", "machine", "attention"),
+        prompt=True,
+    ),
+    "plot": Command(
+        "utils.plot_loss:run",
+        "draw results/loss_plot.png from results/metrics.jsonl",
+        "python main.py plot",
+        ("paths",),
+    ),
+}
+
+
+def settings() -> dict[str, tuple[str, str]]:
+    """Every setting of config.yaml by dotted name: its value and its comment, both as written there."""
+    found, section = {}, ""
+    for line in CONFIG_FILE.read_text(encoding="utf-8").splitlines():
+        if header := re.match(r"(\w+):\s*$", line):
+            section = header[1]
+        elif setting := re.match(r"  (\w+): (.*?)\s+# (.+)$", line):
+            found[f"{section}.{setting[1]}"] = (setting[2], setting[3])
+    return found
+
+
+def help_text(name: str) -> str:
+    """What `main.py NAME --help` prints."""
+    command = COMMANDS[name]
+    arguments = ("[prompt] " if command.prompt else "") + ("[--json] " if command.json else "")
+    lines = [
+        f"usage: main.py {name} {arguments}[--config FILE] [--section.key value ...]",
+        f"\n{command.help}\n\nexample:\n  {command.example}",
+        "\nsettings (with their defaults; config/config.yaml has them all, and every command takes them all):",
+    ]
+    for key, (value, comment) in settings().items():
+        if key.split(".")[0] in command.sections:
+            lines.append(f"  --{key} {value:<{max(1, 34 - len(key))}} {comment}")
+    return "\n".join(lines)
+
+
+def parse(name: str, argv: Sequence[str]) -> tuple[Config, Namespace]:
+    """The settings and the other arguments of one command.
+
+    Raises:
+        UserError: an unknown key, a wrong type or a contradiction, in one line.
+    """
+    import jsonargparse
+
+    command = COMMANDS[name]
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, default_config_files=[str(CONFIG_FILE)])
+    parser.add_argument("--config", action="config")
+    if command.prompt:
+        parser.add_argument("prompt", nargs="?", default=None)
+    if command.json:
+        parser.add_argument("--json", action="store_true")
+    for section, kind in SECTIONS.items():
+        parser.add_argument(f"--{section}", type=kind)
+    try:
+        values = parser.instantiate(parser.parse_args(list(argv)))
+    except UserError:
+        raise
+    except (ValueError, TypeError, jsonargparse.ArgumentError, OSError) as error:
+        raise UserError(one_line(error)) from None
+    config = Config(**{section: getattr(values, section) for section in SECTIONS})
+    return config, Namespace(prompt=getattr(values, "prompt", None), json=getattr(values, "json", False))
+
+
+def one_line(error: BaseException) -> str:
+    """jsonargparse's message on one line, with the nearest known setting where the key is unknown."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    if text.startswith("Unexpected config"):
+        return "the --config file holds no settings"
+    if inner := re.search(r"(\w+\.\w+ is .+: .+)$", text):
+        return inner[1]
+    text = re.sub(r"Parser key \"(.+?)\": ", r"\1: ", text)
+    flag = re.search(r"unrecognized arguments: --([\w.]+)", text)
+    nested = re.search(r"Group '([\w.]+)' does not accept option '(\w+)'", text)
+    option = re.search(r"Option '([\w.]+)' is not accepted", text)
+    if nested:
+        key = f"{nested[1]}.{nested[2]}"
+    elif flag or option:
+        key = (flag or option)[1]  # type: ignore[index]
+    else:
+        return text
+    near = difflib.get_close_matches(key, settings(), n=1)
+    return f"unknown setting {key}" + (f": did you mean {near[0]}?" if near else ": see --help for the settings")
+
+
+def run_command(name: str, argv: Sequence[str]) -> int:
+    """Parse, run, and turn what goes wrong into one line and an exit code: 0, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    if {"-h", "--help"} & set(argv):
+        print(help_text(name))
+        return 0
+    try:
+        config, arguments = parse(name, argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    module, function = COMMANDS[name].target.split(":")
+    try:
+        command: Callable[[Config, Namespace], None] = getattr(importlib.import_module(module), function)
+        command(config, arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left (as `| head` does): nothing more to say
+        return 1
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        print(f"interrupted: {error}" if str(error) else "interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,286 @@
+"""The settings, as frozen dataclasses that mirror config/config.yaml; each is explained there, on its own line.
+
+There are no defaults here (but for one null that the parser wants): config.yaml holds them, so there is one place to
+read and one to change. What a type cannot tell (a share above 1, two settings that contradict each other) is refused
+in `__post_init__`.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+
+class UserError(ValueError):
+    """Something the user can put right. Shown as one line, without a traceback."""
+
+
+def require(ok: bool, key: str, found: object, fix: str) -> None:
+    """Raise a UserError that names the setting, what was found and what to do, unless `ok`."""
+    if not ok:
+        raise UserError(f"{key} is {found!r}: {fix}")
+
+
+def is_date(text: str) -> bool:
+    """Whether `text` is a day, as 2023-01-31."""
+    try:
+        return len(text) == 10 and date.fromisoformat(text) is not None
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathsConfig:
+    """Where a run reads and writes. Everything a run makes lies under `root`."""
+
+    root: str
+    checkpoint: str | None
+
+    @property
+    def data(self) -> Path:
+        """Folder of the raw and the processed tweets."""
+        return Path(self.root) / "data"
+
+    @property
+    def processed_txt(self) -> Path:
+        """One cleaned tweet a line."""
+        return self.data / "processed.txt"
+
+    @property
+    def processed_json(self) -> Path:
+        """What each rule did, and which lines are validation."""
+        return self.data / "processed.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return Path(self.root) / "checkpoints"
+
+    @property
+    def best_model(self) -> Path:
+        """The checkpoint to use: `paths.checkpoint` if set, else the best one of this root."""
+        return Path(self.checkpoint) if self.checkpoint else self.checkpoints / "best_model.pth"
+
+    @property
+    def last_model(self) -> Path:
+        """The checkpoint to go on from."""
+        return self.checkpoints / "last_model.pth"
+
+    @property
+    def results(self) -> Path:
+        """Folder of plots, samples, reports and metrics.jsonl."""
+        return Path(self.root) / "results"
+
+    @property
+    def metrics(self) -> Path:
+        """The run's measurements, one JSON object a line."""
+        return self.results / "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """What the run may use of this machine."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    threads: int
+
+    def __post_init__(self) -> None:
+        require(self.threads >= 0, "machine.threads", self.threads, "give 0 (all cores) or a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where tweets come from, how they are cleaned and how they are split."""
+
+    path: str | list[str] | None = None
+    column: str | None
+    encoding: str | None
+    separator: Literal["auto", "line", "blank"]
+    replies: bool
+    min_likes: int
+    since: str | None
+    until: str | None
+    languages: list[str] | None
+    mask_private: bool | None
+    decode_entities: bool
+    fix_mojibake: bool
+    drop_retweets: bool
+    drop_links: bool
+    drop_mentions: bool
+    fold_typography: bool
+    hashtags: Literal["keep", "strip", "drop"]
+    trim_cutoff: bool
+    punctuate: bool
+    min_chars: int
+    split: Literal["random", "time"]
+    split_seed: int
+    val_fraction: float
+    near_duplicate_words: int
+    show_dropped: int
+
+    def __post_init__(self) -> None:
+        require(0.0 < self.val_fraction < 0.5, "data.val_fraction", self.val_fraction, "give a share between 0 and 0.5")
+        require(self.min_likes >= 0, "data.min_likes", self.min_likes, "give 0 (all) or more likes")
+        require(self.show_dropped >= 0, "data.show_dropped", self.show_dropped, "give 0 (none) or more examples")
+        for name in ("since", "until"):
+            value = getattr(self, name)
+            require(value is None or is_date(value), f"data.{name}", value, "give a date such as 2023-01-31")
+        if self.since and self.until:
+            require(self.since < self.until, "data.until", self.until, f"give a day after data.since ({self.since})")
+        require(self.min_chars >= 1, "data.min_chars", self.min_chars, "give 1 or more characters")
+        require(
+            self.near_duplicate_words >= 3,
+            "data.near_duplicate_words",
+            self.near_duplicate_words,
+            "give 3 or more words: fewer would chain unrelated tweets together",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The transformer's shape and its vocabulary."""
+
+    tokenizer: str
+    vocabulary: Literal["full", "corpus"]
+    min_count: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    block_size: int
+    dropout: float
+    activation: Literal["gelu", "relu"]
+    output_bias: bool
+    init_from: str | None
+
+    def __post_init__(self) -> None:
+        for name in ("min_count", "n_layer", "n_head", "n_embd"):
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "give 1 or more")
+        require(self.block_size >= 2, "model.block_size", self.block_size, "give 2 or more tokens")
+        require(
+            self.n_embd % self.n_head == 0,
+            "model.n_embd",
+            self.n_embd,
+            f"give a multiple of model.n_head ({self.n_head}): the heads share the width equally",
+        )
+        require(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "give a share from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training recipe."""
+
+    seed: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    final_lr_fraction: float
+    warmup_fraction: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    grad_clip: float
+    average_epochs: float
+    unseen_rate: float
+    ngram_weight: float
+    patience: int
+    sample_every: int
+    save_minutes: float
+    resume: bool
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "give 1 or more")
+        require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "give a positive rate")
+        require(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "give a positive norm")
+        require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "give 0 or more")
+        require(self.average_epochs >= 0, "train.average_epochs", self.average_epochs, "give 0 (off) or more epochs")
+        for name in ("final_lr_fraction", "warmup_fraction", "unseen_rate", "ngram_weight"):
+            value = getattr(self, name)
+            require(0.0 <= value <= 1.0, f"train.{name}", value, "give a share from 0 to 1")
+        for name in ("beta1", "beta2"):
+            require(0.0 <= getattr(self, name) < 1.0, f"train.{name}", getattr(self, name), "give 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """How new tweets are drawn."""
+
+    num_samples: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    max_new_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        require(self.num_samples >= 1, "generate.num_samples", self.num_samples, "give 1 or more")
+        require(
+            self.temperature >= 0, "generate.temperature", self.temperature, "give 0 (always the likeliest) or more"
+        )
+        require(self.top_k >= 0, "generate.top_k", self.top_k, "give 0 (off) or more")
+        require(0.0 < self.top_p <= 1.0, "generate.top_p", self.top_p, "give a share above 0, up to 1 (off)")
+        require(0.0 <= self.min_p < 1.0, "generate.min_p", self.min_p, "give a share from 0 (off) to below 1")
+        require(
+            self.repetition_penalty > 0,
+            "generate.repetition_penalty",
+            self.repetition_penalty,
+            "give a positive factor; 1 is off",
+        )
+        require(self.max_new_tokens >= 1, "generate.max_new_tokens", self.max_new_tokens, "give 1 or more tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is judged, and how thoroughly."""
+
+    model: str | None
+    against: str | None
+    samples: int
+
+    def __post_init__(self) -> None:
+        require(self.samples >= 0, "evaluate.samples", self.samples, "give 0 (none) or more; 1000 is a good number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """The form in which a model leaves."""
+
+    to: Literal["hf", "gguf"]
+    output: str | None
+    vocabulary: Literal["full", "rows"]
+    quantize: Literal["f32", "f16", "q8_0"]
+
+    def __post_init__(self) -> None:
+        if self.to == "hf":
+            require(self.quantize == "f32", "export.quantize", self.quantize, "only --export.to gguf is quantized")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """What `python main.py attention` shows."""
+
+    against: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings, one field a section of config.yaml."""
+
+    paths: PathsConfig
+    machine: MachineConfig
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    generate: GenerateConfig
+    evaluate: EvaluateConfig
+    attention: AttentionConfig
+    export: ExportConfig
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain nested dicts, for JSON and for checkpoints."""
+        return asdict(self)
+
+
+SECTIONS: dict[str, type] = {field.name: field.type for field in fields(Config)}  # type: ignore[misc]

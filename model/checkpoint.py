@@ -1,0 +1,118 @@
+"""Checkpoints: written beside and renamed, read without running any code that they may hold.
+
+A checkpoint is torch's zip of tensors and plain values. `best_model.pth` has what is needed to use a model;
+`last_model.pth` also has what is needed to go on training it.
+"""
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config.schema import SECTIONS, Config, UserError
+from model.tokenizer import Tokenizer, load_tokenizer
+from model.transformer import GPT
+from model.vocabulary import Vocabulary
+from utils.files import atomic_write
+
+FORMAT = 1
+
+
+@dataclass
+class Bundle:
+    """A model and all that belongs to it.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        tokenizer: text to GPT-2 ids and back.
+        vocabulary: GPT-2 ids to rows of the model and back.
+        config: the settings it was trained with.
+        info: facts of the run: epoch, step, val_nats_per_token, split_hash, ...
+    """
+
+    model: GPT
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    config: Config
+    info: dict[str, Any]
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values to `path`, or leave what was there before."""
+    with atomic_write(path) as temporary:
+        torch.save({"format": FORMAT, **content}, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, on the CPU.
+
+    Raises:
+        UserError: no such file, cut short, damaged, holding code, or not ours.
+    """
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}: make one with `python main.py train`, or give --paths.checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # compares every part with its checksum
+        if damaged:
+            raise UserError(f"{path} is damaged ({damaged} does not match its checksum): use another copy")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except zipfile.BadZipFile:
+        raise UserError(f"{path} is not a checkpoint, or is cut short: use another copy, or train again") from None
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} holds more than tensors and plain values; it was refused and nothing in it was run"
+        ) from None
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} can't be read as a checkpoint: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise UserError(f"{path} is a PyTorch file, but not a checkpoint of elon-transformer")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path} has format {content['format']}, this version reads {FORMAT}: train again")
+    return content
+
+
+def config_from_dict(values: dict[str, dict[str, Any]], path: Path) -> Config:
+    """The settings stored in a checkpoint.
+
+    Raises:
+        UserError: they are not the settings of this version.
+    """
+    try:
+        return Config(**{name: kind(**values[name]) for name, kind in SECTIONS.items() if name in values})
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path} was made by another version of elon-transformer ({error}): train again") from None
+
+
+def load_bundle(path: Path, device: torch.device) -> Bundle:
+    """The model of a checkpoint, ready to use, on `device`.
+
+    Raises:
+        UserError: see `load_checkpoint`; or the weights do not fit the shape written beside them.
+    """
+    content = load_checkpoint(path)
+    try:
+        config = config_from_dict(content["config"], path)
+        vocabulary = Vocabulary(content["row_of"], content["log_prior"])
+        model = GPT(config.model, vocabulary.num_rows)
+        model.load_state_dict(content["model"])
+    except (KeyError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path} is not a whole model of elon-transformer: {str(error).splitlines()[0]}") from None
+    tokenizer = load_tokenizer(config.model.tokenizer)
+    return Bundle(model.eval().to(device), tokenizer, vocabulary, config, content["info"])
+
+
+def model_content(model: GPT, vocabulary: Vocabulary, config: Config, info: dict[str, Any]) -> dict[str, Any]:
+    """What `load_bundle` needs to find in a checkpoint."""
+    return {
+        "model": model.state_dict(),
+        "row_of": vocabulary.row_of,
+        "log_prior": vocabulary.log_prior,
+        "config": config.to_dict(),
+        "info": info,
+    }

@@ -1,0 +1,187 @@
+"""GPT-2, from token rows to logits, in the order the data flows.
+
+    rows -> wte + wpe -> n_layer x [ ln_1 -> attention -> +  |  ln_2 -> MLP (GELU) -> + ] -> ln_f -> logits
+
+Pre-norm, learned positions, GELU in its tanh form, biases, and a head that shares its weights with the embedding, as in
+Radford et al. 2019 and OpenAI's released code, with its names, so that export is a renaming. One addition: a bias per
+output row, which folds into a stock GPT-2 on export (model/export.py).
+
+Shapes: B tweets, T tokens given, S tokens seen so far (in the cache, and given), C = n_embd, H = n_head, D = C / H,
+V rows of the vocabulary.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from config.schema import ModelConfig
+
+
+class Cache:
+    """Keys and values of the tokens a model has already read, so that each new token costs one step.
+
+    Every row may have read a different number of tokens: `lengths[b]` says how many. Lower it to forget the newest
+    (the padding behind a short prompt, say); what lies beyond is never looked at and gets overwritten.
+    """
+
+    def __init__(self, config: ModelConfig, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (config.n_layer, 2, batch_size, config.block_size, config.n_head, config.n_embd // config.n_head)
+        self.store = torch.zeros(shape, device=device, dtype=dtype)  # layer, key or value, B, S, H, D
+        self.lengths = [0] * batch_size
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows only, in this order; a row may be named several times."""
+        self.store = self.store[:, :, rows]
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def positions(self, T: int) -> Tensor:
+        """Position of each of T new tokens, (B, T)."""
+        lengths = torch.tensor(self.lengths, device=self.store.device)
+        return lengths[:, None] + torch.arange(T, device=self.store.device)
+
+    def append(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k and v (B, T, H, D) at `positions` (B, T); returns all of that layer's up to there, (B, S, H, D)."""
+        rows = torch.arange(len(self.lengths), device=k.device)[:, None]
+        keys, values = self.store[layer]
+        keys[rows, positions] = k.to(keys.dtype)
+        values[rows, positions] = v.to(values.dtype)
+        S = max(self.lengths) + k.shape[1]
+        return keys[:, :S], values[:, :S]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool, dropout: float) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v for every head: (B, H, T, D) from q (B, H, T, D) and k, v (B, H, S, D).
+
+    `visible` (B, 1, T, S) is true where a token may look; without it `causal` says whether later tokens are hidden.
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=causal, dropout_p=dropout)
+
+
+class Attention(nn.Module):
+    """Each token asks (q) all tokens before it (k) what they have to say (v), once per head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.dropout = config.dropout
+        self.attend = attend  # generate/attention.py puts an explicit path here to see the weights
+
+    def forward(
+        self, x: Tensor, *, layer: int, cache: Cache | None, positions: Tensor | None, visible: Tensor | None
+    ) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)  # each (B, T, H, D)
+        if cache is not None and positions is not None:
+            k, v = cache.append(layer, k, v, positions)  # (B, S, H, D)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T or S, D)
+        dropout = self.dropout if self.training else 0.0
+        y = self.attend(q, k, v, visible=visible, causal=cache is None, dropout=dropout)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    """What a token makes of what it has heard: out to 4C, through GELU, back to C."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.act = nn.GELU(approximate="tanh") if config.activation == "gelu" else nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(self.act(self.c_fc(x)))
+
+
+class Block(nn.Module):
+    """Attention, then MLP; each adds its result to the stream (the skip connection) instead of replacing it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, *, layer: int, cache: Cache | None, positions: Tensor | None, visible: Tensor | None
+    ) -> Tensor:
+        heard = self.attn(self.ln_1(x), layer=layer, cache=cache, positions=positions, visible=visible)
+        x = x + self.drop(heard)
+        return x + self.drop(self.mlp(self.ln_2(x)))
+
+
+class GPT(nn.Module):
+    """The whole model. `forward(rows, cache=None)` gives logits, always.
+
+    Args:
+        config: the model's shape.
+        num_rows: V, the rows of its vocabulary (model/vocabulary.py).
+    """
+
+    def __init__(self, config: ModelConfig, num_rows: int) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(num_rows, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.head_bias = nn.Parameter(torch.zeros(num_rows)) if config.output_bias else None
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """GPT-2's start: normal(0, 0.02), zero biases; what writes to the stream is scaled by 1/sqrt(2 n_layer)."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith(".bias") or name == "head_bias":
+                nn.init.zeros_(parameter)
+            else:
+                assert name.split(".")[-2].startswith("ln_"), f"{name} has no initial value"
+
+    def forward(self, rows: Tensor, cache: Cache | None = None) -> Tensor:
+        """Logits (B, T, V) of the token after each of the rows (B, T).
+
+        With a cache the rows continue what it has read; it is updated. Together they may not exceed block_size.
+        """
+        return self.head(self.trunk(rows, cache))
+
+    def trunk(self, rows: Tensor, cache: Cache | None = None) -> Tensor:
+        """The stream after the last block and ln_f, (B, T, C), for rows (B, T)."""
+        T = rows.shape[1]
+        seen = max(cache.lengths) if cache is not None else 0
+        assert seen + T <= self.config.block_size, f"{seen} + {T} tokens exceed the context of {self.config.block_size}"
+        positions, visible = None, None
+        if cache is None:
+            x = self.wte(rows) + self.wpe.weight[:T]
+        else:
+            positions = cache.positions(T)
+            x = self.wte(rows) + self.wpe(positions)
+            if T > 1 or min(cache.lengths) < seen:  # else every row sees all it has, and needs no mask
+                visible = torch.arange(seen + T, device=rows.device) <= positions[:, None, :, None]  # (B, 1, T, S)
+        x = self.drop(x)
+        for layer, block in enumerate(self.h):
+            x = block(x, layer=layer, cache=cache, positions=positions, visible=visible)
+        if cache is not None:
+            cache.lengths = [length + T for length in cache.lengths]
+        return self.ln_f(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits (..., V) from the stream (..., C): the score of a row is its embedding times the stream."""
+        return F.linear(x, self.wte.weight, self.head_bias)
+
+    def new_cache(self, batch_size: int) -> Cache:
+        """An empty cache for `batch_size` rows, on the model's device."""
+        weight = self.wte.weight
+        return Cache(self.config, batch_size, device=weight.device, dtype=weight.dtype)
+
+    def num_parameters(self) -> int:
+        """Parameters, the shared embedding and head counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())

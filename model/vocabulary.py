@@ -1,0 +1,104 @@
+"""Which of GPT-2's 50,257 tokens have a row of their own in the model, and what the others share.
+
+The tweets use about 8,000 of GPT-2's tokens. A row for each of the other 42,000 would cost most of the computing and
+learn nothing. So those share a few rows, one for each shape (a small word after a space, a capital one, the middle of
+a word, ...). The model learns when a token of that shape comes that it never saw, and a fixed prior says which:
+
+    p(token) = p(shared row) * prior(token),   prior ~ 1 / id^0.7
+
+because GPT-2 numbers its tokens by how early, hence how often, they were merged. That is still a proper distribution
+over all 50,257 tokens.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from config.schema import ModelConfig, UserError
+from model.tokenizer import END, NUM_TOKENS, Tokenizer
+
+PRIOR_EXPONENT = 0.7  # Zipf-like fall of frequency with merge rank; fits the held-out unseen tokens of a tweet corpus
+SHAPES = (rb" [a-z]+", rb" [A-Z][a-z]*", rb"[a-z]+", rb"[A-Z][a-z]*", rb"(?s:.*)")  # the last takes what is left
+
+
+class Vocabulary:
+    """The map between GPT-2 token ids and rows of the model: first the rows with an id of their own, then the shared.
+
+    Args:
+        row_of: (50257,) row of each id.
+        log_prior: (50257,) log probability of each id within its row; 0 where it has the row to itself.
+
+    Attributes:
+        num_rows: rows in the model's embedding.
+        ids: (num_rows,) GPT-2 id of each row, -1 where it is shared.
+        is_shared: (num_rows,) whether several ids share the row.
+        end: row of the end mark.
+
+    Raises:
+        UserError: these are not maps of GPT-2's vocabulary.
+    """
+
+    def __init__(self, row_of: Tensor, log_prior: Tensor) -> None:
+        if row_of.shape != (NUM_TOKENS,) or log_prior.shape != (NUM_TOKENS,) or int(row_of.min()) < 0:
+            raise UserError(f"the vocabulary does not cover GPT-2's {NUM_TOKENS:,} tokens")
+        self.row_of, self.log_prior = row_of.long(), log_prior.float()
+        users = torch.bincount(self.row_of)
+        self.num_rows = len(users)
+        self.is_shared = users > 1
+        self.ids = torch.full((self.num_rows,), -1)
+        self.ids[self.row_of] = torch.arange(NUM_TOKENS)
+        self.ids[self.is_shared] = -1
+        self.end = int(self.row_of[END])
+
+    @classmethod
+    def build(cls, config: ModelConfig, tokenizer: Tokenizer, train_ids: Iterable[Iterable[int]]) -> "Vocabulary":
+        """The vocabulary of `config` for these training tweets (token ids of each)."""
+        if config.vocabulary == "full":
+            return cls(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
+        counts = Counter(index for tweet in train_ids for index in tweet)
+        own = torch.tensor(sorted({index for index, count in counts.items() if count >= config.min_count} | {END}))
+        row_of = torch.full((NUM_TOKENS,), -1)
+        row_of[own] = torch.arange(len(own))
+        log_prior = torch.zeros(NUM_TOKENS)
+        weight = (torch.arange(NUM_TOKENS, dtype=torch.float64) + 1.0) ** -PRIOR_EXPONENT
+        rows, shapes = len(own), shapes_of(tokenizer)
+        for shape in range(len(SHAPES)):
+            unseen = (shapes == shape) & (row_of < 0)
+            if bool(unseen.any()):
+                row_of[unseen] = rows
+                log_prior[unseen] = (weight[unseen] / weight[unseen].sum()).log().float()
+                rows += 1
+        return cls(row_of, log_prior)
+
+    def unseen_rows(self, tokenizer: Tokenizer) -> Tensor:
+        """For each row, (num_rows,), the shared row of tokens of its shape; -1 where there is none."""
+        shapes = shapes_of(tokenizer)
+        shared = torch.full((len(SHAPES),), -1)
+        unseen = self.is_shared[self.row_of]
+        shared[shapes[unseen]] = self.row_of[unseen]
+        return torch.where(self.ids >= 0, shared[shapes[self.ids]], -1)
+
+    def to_rows(self, ids: Iterable[int]) -> Tensor:
+        """Rows (n,) of GPT-2 ids (n,)."""
+        return self.row_of[torch.as_tensor(list(ids), dtype=torch.long)]
+
+    def to_ids(self, rows: Iterable[int]) -> list[int]:
+        """GPT-2 ids of rows that are not shared."""
+        return self.ids[torch.as_tensor(list(rows), dtype=torch.long)].tolist()
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """Log probabilities over all of GPT-2's tokens, (..., 50257), from logits over rows, (..., num_rows)."""
+        return logits.log_softmax(-1)[..., self.row_of] + self.log_prior.to(logits.dtype)
+
+    def forbid_shared(self, logits: Tensor) -> Tensor:
+        """Logits (..., num_rows) in which no shared row can be drawn: it stands for no token in particular."""
+        return logits.masked_fill(self.is_shared.to(logits.device), float("-inf"))
+
+
+def shapes_of(tokenizer: Tokenizer) -> Tensor:
+    """Which of SHAPES each GPT-2 token has, (50257,)."""
+    patterns = [re.compile(shape) for shape in SHAPES]
+    return torch.tensor([next(i for i, p in enumerate(patterns) if p.fullmatch(b)) for b in tokenizer.token_bytes])

@@ -1,0 +1,59 @@
+"""What many tests share: tiny settings, the sample tweets preprocessed once, a tiny model trained once."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from config.cli import parse
+from config.schema import Config
+from model.checkpoint import Bundle, load_bundle
+from trainer.train import train
+from utils.preprocess import Corpus, Tweet, preprocess
+
+torch.set_num_threads(1)
+
+TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.epochs", "2"]
+TINY += ["--train.learning_rate", "0.01", "--train.sample_every", "0", "--machine.device", "cpu"]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., Config]:
+    """Tiny settings under the test's own folder; more flags may follow: settings("--train.epochs", "5")."""
+    return lambda *flags: parse("train", ["--paths.root", str(tmp_path), *TINY, *flags])[0]
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Corpus]:
+    """The sample that ships, preprocessed into a folder of its own."""
+    root = tmp_path_factory.mktemp("sample")
+    path = Path(__file__).parents[1] / "data" / "sample_tweets.csv"
+    config = parse("train", ["--paths.root", str(root), "--data.path", str(path), *TINY])[0]
+    return config, preprocess(config)
+
+
+@pytest.fixture(scope="session")
+def trained(sample: tuple[Config, Corpus]) -> tuple[Config, Bundle]:
+    """A tiny model trained on the sample for two epochs."""
+    config, corpus = sample
+    train(config, corpus)
+    return config, load_bundle(config.paths.best_model, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def tweets() -> list[Tweet]:
+    """Made-up tweets, enough to train a toy on."""
+    subjects = ("rocket", "van", "dog", "engine", "battery", "comet")
+    verbs = ("flies", "sleeps", "hums", "waits", "glows")
+    ends = ("again.", "at dawn!", "in the rain", "for 3 days 🚀.", "on Mars?")
+    return [Tweet(f"The {s} {v} {e}", finished=e[-1] != "n") for s in subjects for v in verbs for e in ends]
+
+
+@pytest.fixture(scope="session")
+def real_csv() -> Path:
+    """The real CSV, where the environment variable ELON_TWEETS_CSV names one."""
+    if not (path := os.environ.get("ELON_TWEETS_CSV")):
+        pytest.skip("ELON_TWEETS_CSV is not set")
+    return Path(path)

@@ -1,0 +1,138 @@
+"""Settings and the command line: one place for each default, clear lines for what is wrong, light help."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from config.cli import COMMANDS, CONFIG_FILE, parse, run_command, settings
+from config.schema import SECTIONS, UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_yaml_and_dataclasses_have_the_same_keys_and_every_key_is_explained() -> None:
+    written = yaml.safe_load(CONFIG_FILE.read_text(encoding="utf-8"))
+    assert {name: sorted(values) for name, values in written.items()} == {
+        name: sorted(field.name for field in fields(kind)) for name, kind in SECTIONS.items()
+    }
+    explained = settings()
+    keys = {f"{section}.{key}" for section, values in written.items() for key in values}
+    assert keys == set(explained) and all(comment.strip() for _, comment in explained.values())
+
+
+def test_precedence_is_file_then_config_then_flags(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("train: {epochs: 3, batch_size: 5}\n", encoding="utf-8")
+    config, _ = parse("train", ["--config", str(mine), "--train.batch_size", "7"])
+    default, _ = parse("train", [])
+    assert (config.train.epochs, config.train.batch_size) == (3, 7)
+    assert config.model == default.model and default.train.epochs != 3
+
+
+def test_numbers_may_be_written_as_whole_numbers() -> None:
+    assert parse("train", ["--train.weight_decay", "1"])[0].train.weight_decay == 1.0
+
+
+def test_several_paths_can_be_given() -> None:
+    assert parse("preprocess", ["--data.path", "a.csv"])[0].data.path == "a.csv"
+    assert parse("preprocess", ["--data.path", "[a.csv, b.csv]"])[0].data.path == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train.epocs", "3"], "unknown setting train.epocs: did you mean train.epochs?"),
+        (["--train.epochs", "many"], "train.epochs: Expected a <class 'int'>. Got value: many"),
+        (["--train.epochs", "1.5"], "train.epochs: Expected a <class 'int'>. Got value: 1.5"),
+        (["--train.epochs", "0"], "train.epochs is 0: give 1 or more"),
+        (["--model.n_embd", "130"], "model.n_embd is 130: give a multiple of model.n_head (4)"),
+        (["--model.activation", "tanh"], "model.activation"),
+        (["--model.dropout", "1"], "model.dropout is 1.0"),
+        (["--data.val_fraction", "2"], "data.val_fraction is 2.0"),
+        (["--generate.top_p", "0"], "generate.top_p is 0.0"),
+        (["--generate.temperature", "-1"], "generate.temperature is -1.0"),
+        (["--train.learning_rate", "nan"], "train.learning_rate: Expected a <class 'float'>. Got value: nan"),
+        (["--machine.threads", "-2"], "machine.threads is -2"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["surprise"], "unrecognized arguments: surprise"),
+    ],
+)
+def test_wrong_settings_get_one_clear_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("train", flags) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {epocs: 3}", "unknown setting train.epocs: did you mean train.epochs?"),
+        ("trian: {epochs: 3}", "unknown setting trian.epochs: did you mean train.epochs?"),
+        ("train: [", "Problems parsing config"),
+        ("train: {epochs: {a: 1}}", "train.epochs"),
+        ("# nothing", "holds no settings"),
+    ],
+)
+def test_wrong_config_files(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        parse("train", ["--config", str(path)])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(name, ["--help"]) == 0
+    text = capsys.readouterr().out
+    assert COMMANDS[name].example in text and f"main.py {name}" in text
+    assert "--paths.root" in text
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_example_parses(name: str) -> None:
+    import shlex
+
+    words = shlex.split(COMMANDS[name].example)
+    assert words[:3] == ["python", "main.py", name]
+    parse(name, words[3:])
+
+
+def main(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_main_lists_the_commands_and_refuses_others() -> None:
+    listed = main("--help")
+    assert listed.returncode == 0 and all(name in listed.stdout for name in COMMANDS)
+    wrong = main("trian")
+    assert wrong.returncode == 2 and wrong.stdout == "" and wrong.stderr.count("\n") == 1 and "trian" in wrong.stderr
+    assert main().returncode == 2
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['main.py', 'train', '--help']\n"
+        "try: runpy.run_path('main.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'transformers', 'tokenizers', 'jsonargparse'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_failures_have_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    for arguments in (("train",), ("generate", "Mars"), ("plot",)):
+        failed = main(*arguments, "--paths.root", str(tmp_path))
+        assert failed.returncode == 1 and failed.stdout == ""
+        assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1, failed.stderr
+        assert "python main.py" in failed.stderr  # it says what to do
+    assert not any(tmp_path.rglob("*.*"))

@@ -1,0 +1,111 @@
+"""Checkpoints: what is whole comes back, what is not is refused in one line, and no code inside ever runs."""
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from config.schema import Config, UserError
+from model.checkpoint import Bundle, load_bundle, load_checkpoint, save_checkpoint
+
+CPU = torch.device("cpu")
+
+
+class Bomb:
+    """Pickles into a call that would leave a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_model_comes_back(trained: tuple[Config, Bundle]) -> None:
+    config, bundle = trained
+    again = load_bundle(config.paths.best_model, CPU)
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), bundle.model.parameters(), strict=True))
+    assert again.config.to_dict() == config.to_dict()
+    assert torch.equal(again.vocabulary.row_of, bundle.vocabulary.row_of) and not again.model.training
+
+
+def test_missing_and_cut_short(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "none.pth")
+    whole = trained[0].paths.best_model.read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 1):
+        path = tmp_path / "short.pth"
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match="cut short"):
+            load_checkpoint(path)
+
+
+def test_bit_flips_are_noticed(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
+    whole = bytearray(trained[0].paths.best_model.read_bytes())
+    with zipfile.ZipFile(trained[0].paths.best_model) as archive:
+        largest = max(archive.infolist(), key=lambda info: info.file_size)
+    whole[largest.header_offset + 200 + largest.file_size // 2] ^= 1
+    path = tmp_path / "flipped.pth"
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match="checksum"):
+        load_checkpoint(path)
+
+
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "it-ran"
+    inside = tmp_path / "zip.pth"
+    torch.save({"format": 1, "model": Bomb(mark)}, inside)
+    with pytest.raises(UserError, match="nothing in it was run"):
+        load_checkpoint(inside)
+    plain = tmp_path / "plain.pth"
+    plain.write_bytes(pickle.dumps({"format": 1, "model": Bomb(mark)}))
+    with pytest.raises(UserError, match="not a checkpoint"):
+        load_checkpoint(plain)
+    assert not mark.exists()
+
+
+def test_foreign_files_are_refused(tmp_path: Path, trained: tuple[Config, Bundle]) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"weights": torch.ones(3)}, path)
+    with pytest.raises(UserError, match="not a checkpoint of elon-transformer"):
+        load_checkpoint(path)
+    torch.save({"format": 99}, path)
+    with pytest.raises(UserError, match="format 99"):
+        load_checkpoint(path)
+    content = load_checkpoint(trained[0].paths.best_model)
+    content["config"]["model"]["n_embd"] = 32
+    save_checkpoint(path, {key: value for key, value in content.items() if key != "format"})
+    with pytest.raises(UserError, match="not a whole model"):
+        load_bundle(path, CPU)
+    (tmp_path / "text.pth").write_text("hello", encoding="utf-8")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "text.pth")
+
+
+def test_a_failed_write_keeps_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.pth"
+    save_checkpoint(path, {"value": 1})
+
+    def full_disk(content: Any, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(path, {"value": 2})
+    assert load_checkpoint(path)["value"] == 1
+    assert [item.name for item in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_settings_of_another_version(
+    tmp_path: Path, trained: tuple[Config, Bundle], settings: Callable[..., Config]
+) -> None:
+    content = load_checkpoint(trained[0].paths.best_model)
+    content["config"]["model"]["from_the_future"] = 1
+    save_checkpoint(tmp_path / "new.pth", {key: value for key, value in content.items() if key != "format"})
+    with pytest.raises(UserError, match="another version"):
+        load_bundle(tmp_path / "new.pth", CPU)

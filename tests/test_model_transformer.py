@@ -1,0 +1,144 @@
+"""The transformer: equal to a GPT2LMHeadModel of the same weights, causal, and the cache changes nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from config.schema import Config
+from model.transformer import GPT, Attention, Block
+
+V = 61
+SettingsOf = Callable[..., Config]
+
+
+@pytest.fixture
+def model(settings: SettingsOf) -> GPT:
+    """Two layers with weights large enough that every part matters."""
+    torch.manual_seed(0)
+    config = settings("--model.n_layer", "2", "--model.n_embd", "24", "--model.n_head", "3", "--model.block_size", "20")
+    model = GPT(config.model, V).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+def peer_of(model: GPT) -> Any:
+    """transformers' GPT-2 with the same weights (its Conv1D holds matrices the other way round)."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = model.config
+    config = GPT2Config(vocab_size=V, n_positions=shape.block_size, n_embd=shape.n_embd, n_layer=shape.n_layer)
+    config.n_head = shape.n_head
+    config.tie_word_embeddings = True
+    peer = GPT2LMHeadModel(config).eval()
+    ours = {name: value for name, value in model.state_dict().items() if name != "head_bias"}
+    turned = {
+        f"transformer.{name}": value.T if value.dim() == 2 and name.startswith("h.") else value
+        for name, value in ours.items()
+    }
+    missing, unexpected = peer.load_state_dict(turned, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}
+    return peer
+
+
+@torch.no_grad()
+def test_logits_equal_those_of_transformers(model: GPT) -> None:
+    rows = torch.randint(V, (3, 20))
+    assert model.head_bias is not None
+    expected = peer_of(model)(rows).logits + model.head_bias
+    torch.testing.assert_close(model(rows), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_later_tokens_do_not_matter(model: GPT) -> None:
+    rows = torch.randint(V, (1, 20))
+    before = model(rows)
+    for t in range(20):
+        changed = rows.clone()
+        changed[0, t] = (changed[0, t] + 1) % V
+        after = model(changed)
+        assert torch.equal(after[:, :t], before[:, :t])
+        assert not torch.equal(after[:, t], before[:, t])
+
+
+@pytest.mark.parametrize("chunks", [[1] * 20, [7, 1, 1, 4, 7], [20], [1, 19], [19, 1]])
+@torch.no_grad()
+def test_cache_changes_nothing(model: GPT, chunks: list[int]) -> None:
+    rows = torch.randint(V, (3, 20))
+    cache = model.new_cache(3)
+    parts = [model(part, cache) for part in rows.split(chunks, 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(rows), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_of_different_length_share_a_cache(model: GPT) -> None:
+    texts = [torch.randint(V, (n,)) for n in (3, 9, 6)]
+    padded = torch.stack([torch.cat([text, torch.zeros(9 - len(text), dtype=torch.long)]) for text in texts])
+    cache = model.new_cache(3)
+    model(padded, cache)
+    cache.lengths = [3, 9, 6]  # forget the padding
+    cache.keep([2, 0, 1, 0])
+    more = torch.randint(V, (4, 5))
+    logits = torch.cat([model(more[:, t : t + 1], cache) for t in range(5)], 1)
+    for row, (text, tail) in enumerate(zip([texts[i] for i in (2, 0, 1, 0)], more, strict=True)):
+        alone = model(torch.cat([text, tail])[None])[0, -5:]
+        torch.testing.assert_close(logits[row], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_head_shares_the_embedding(model: GPT) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    assert "wte.weight" in names and not any("lm_head" in name for name in names)
+    C, T, L = 24, 20, 2
+    block = 2 * 2 * C + (C * 3 * C + 3 * C) + (C * C + C) + (C * 4 * C + 4 * C) + (4 * C * C + C)
+    assert model.num_parameters() == V * C + T * C + L * block + 2 * C + V
+    x = torch.randn(2, C)
+    bias = model.state_dict()["head_bias"]
+    torch.testing.assert_close(model.head(x), x @ model.wte.weight.T + bias)
+
+
+def test_too_many_tokens_are_an_error_of_ours(model: GPT) -> None:
+    with pytest.raises(AssertionError, match="context of 20"):
+        model(torch.zeros(1, 21, dtype=torch.long))
+
+
+@torch.no_grad()
+def test_blocks_add_to_the_stream(model: GPT) -> None:
+    block = model.h[0]
+    assert isinstance(block, Block)
+    for projection in (block.attn.c_proj, block.mlp.c_proj):
+        projection.weight.zero_()
+        projection.bias.zero_()
+    x = torch.randn(1, 5, 24)
+    assert torch.equal(block(x, layer=0, cache=None, positions=None, visible=None), x)
+
+
+def test_activation_can_be_relu(settings: SettingsOf) -> None:
+    model = GPT(settings("--model.activation", "relu").model, V)
+    block = model.h[0]
+    assert isinstance(block, Block) and isinstance(block.mlp.act, torch.nn.ReLU)
+
+
+def test_dropout_acts_only_in_training(settings: SettingsOf) -> None:
+    model = GPT(settings("--model.dropout", "0.5").model, V)
+    rows = torch.randint(V, (1, 10))
+    assert not torch.equal(model(rows), model(rows))
+    model.eval()
+    assert torch.equal(model(rows), model(rows))
+
+
+def test_start_is_gpt2s(settings: SettingsOf) -> None:
+    torch.manual_seed(0)
+    model = GPT(settings("--model.n_layer", "8", "--model.n_embd", "64", "--model.n_head", "2").model, 500)
+    attention = model.h[3].attn
+    assert isinstance(attention, Attention)
+
+    def spread(weight: Tensor) -> float:
+        return float(weight.detach().std())
+
+    assert spread(model.wte.weight) == pytest.approx(0.02, rel=0.05)
+    assert spread(attention.c_attn.weight) == pytest.approx(0.02, rel=0.05)
+    assert spread(attention.c_proj.weight) == pytest.approx(0.02 / 4, rel=0.05)  # 1 / sqrt(2 * 8)
+    assert not attention.c_attn.bias.any()

@@ -1,0 +1,184 @@
+"""Training: exact resume, early stopping, no update on a broken loss, and it does learn."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from config.schema import Config, UserError
+from model.checkpoint import load_checkpoint
+from trainer.prepare import prepare
+from trainer.score import Scores
+from trainer.train import Interrupted, State, Trainer, train
+from utils.preprocess import Corpus, Tweet
+from utils.run_log import read_log
+
+SettingsOf = Callable[..., Config]
+
+
+@pytest.fixture
+def corpus(tweets: list[Tweet]) -> Corpus:
+    """The made-up tweets, every seventh kept for validation."""
+    held = tweets[::7]
+    rest = [tweet for tweet in tweets if tweet not in held]
+    return Corpus(train=rest, val=held, info={"split": {"hash": "made-up", "train": len(rest), "val": len(held)}})
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
+    """Send this process SIGINT right after the given number of updates."""
+    original, done = Trainer.update, 0
+
+    def update(self: Trainer, rows: Tensor, tokens: Tensor) -> None:
+        nonlocal done
+        original(self, rows, tokens)
+        done += 1
+        if done == updates:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "update", update)
+
+
+def weights(config: Config, name: str = "last_model.pth") -> dict[str, Any]:
+    return load_checkpoint(config.paths.checkpoints / name)
+
+
+@pytest.mark.parametrize("updates", [5 * 17, 5 * 17 + 7, 1])  # at an epoch's end, inside an epoch, at once
+def test_stop_and_resume_is_bit_equal_to_one_go(
+    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, updates: int
+) -> None:
+    flags = ("--train.epochs", "10", "--train.batch_size", "8", "--train.patience", "10")
+    whole = settings(*flags, "--paths.root", str(tmp_path / "whole"))
+    assert train(whole, corpus).epoch == 10
+
+    parts = settings(*flags, "--paths.root", str(tmp_path / "parts"))
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, updates)
+        with pytest.raises(Interrupted, match=r"--train\.resume true"):
+            train(parts, corpus)
+    assert weights(parts)["state"]["step"] == updates
+    torch.manual_seed(12345)  # a new process would not have this run's random state either
+    again = settings(*flags, "--paths.root", str(tmp_path / "parts"), "--train.resume", "true")
+    train(again, corpus)
+
+    one, two = weights(whole), weights(parts)
+    for part in ("model", "averaged"):
+        assert all(torch.equal(one[part][name], two[part][name]) for name in one[part])
+    assert torch.equal(one["random"], two["random"])
+    for slot, values in one["optimizer"]["state"].items():
+        assert all(torch.equal(values[key], two["optimizer"]["state"][slot][key]) for key in ("exp_avg", "exp_avg_sq"))
+    best, same = weights(whole, "best_model.pth"), weights(parts, "best_model.pth")
+    assert all(torch.equal(best["model"][name], same["model"][name]) for name in best["model"])
+    losses = [[r["val/loss"] for r in read_log(c.paths.metrics) if "val/loss" in r] for c in (whole, parts)]
+    assert losses[0] == losses[1] and len(losses[0]) == 11
+
+
+def test_the_next_batch_after_resuming_is_the_same(settings: SettingsOf, corpus: Corpus) -> None:
+    config = settings("--train.batch_size", "8")
+    rows = prepare(config, corpus).train
+    straight = rows.epoch(8, seed=0, epoch=5)
+    resumed = rows.epoch(8, seed=0, epoch=5)[7:]
+    assert torch.equal(rows.batch(straight[7]).inputs, rows.batch(resumed[0]).inputs)
+
+
+def test_resuming_with_other_settings_or_tweets_is_refused(settings: SettingsOf, corpus: Corpus) -> None:
+    train(settings(), corpus)
+    with pytest.raises(UserError, match=r"train\.learning_rate is 0\.5, but the run began with 0\.01"):
+        train(settings("--train.resume", "true", "--train.learning_rate", "0.5"), corpus)
+    other = Corpus(corpus.train, corpus.val, {"split": {"hash": "another"}})
+    with pytest.raises(UserError, match="other tweets"):
+        train(settings("--train.resume", "true"), other)
+
+
+def test_resuming_nothing_says_how_to_begin(settings: SettingsOf, corpus: Corpus) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint at .*last_model\.pth"):
+        train(settings("--train.resume", "true"), corpus)
+
+
+def test_it_learns_and_keeps_the_best_epoch(settings: SettingsOf, corpus: Corpus) -> None:
+    config = settings("--train.epochs", "15", "--train.batch_size", "8", "--model.dropout", "0")
+    state = train(config, corpus)
+    losses = [record["val/loss"] for record in read_log(config.paths.metrics) if "val/loss" in record]
+    assert min(losses) < 0.6 * losses[0]  # 30 subject-verb pairs and 5 endings: easy
+    assert state.best_nats == min(losses) and losses.index(min(losses)) == state.best_epoch
+    best = weights(config, "best_model.pth")
+    assert best["info"]["epoch"] == state.best_epoch
+    assert best["info"]["val_nats_per_token"] == pytest.approx(min(losses))
+
+
+def test_early_stopping_after_patience(settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, falling = Trainer.validate, iter([9.0, 5.0, 4.0, 4.5, 4.2, 4.1, 1.0])
+
+    def worse(self: Trainer) -> Scores:
+        scores = original(self)
+        return replace(scores, nats=scores.tokens * next(falling))
+
+    monkeypatch.setattr(Trainer, "validate", worse)
+    state = train(settings("--train.epochs", "50", "--train.patience", "3"), corpus)
+    assert (state.stopped_early, state.epoch, state.best_epoch) == (True, 5, 2)
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_broken_number_stops_before_the_update(
+    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    job = prepare(settings(), corpus)
+    run = Trainer(job)
+    plain, calls = job.loss, 0
+
+    def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        value, nats = plain(logits, targets, index)
+        if calls < 3:
+            return value, nats
+        before.update({name: parameter.clone() for name, parameter in run.model.named_parameters()})
+        return (value * math.nan if broken == "loss" else (logits.sum() * 0).sqrt() + value.detach()), nats
+
+    before: dict[str, Tensor] = {}
+    job.loss = loss
+    with pytest.raises(UserError, match=r"not finite at step 3 .*learning_rate"):
+        run.fit()
+    assert run.state.step == 2
+    assert all(torch.equal(parameter, before[name]) for name, parameter in run.model.named_parameters())
+    assert all(bool(parameter.isfinite().all()) for parameter in run.model.parameters())
+
+
+def test_validation_and_samples_do_not_disturb_training(settings: SettingsOf, corpus: Corpus, tmp_path: Path) -> None:
+    quiet = settings("--paths.root", str(tmp_path / "a"), "--train.sample_every", "0")
+    chatty = settings("--paths.root", str(tmp_path / "b"), "--train.sample_every", "1", "--train.save_minutes", "0")
+    train(quiet, corpus)
+    train(chatty, corpus)
+    one, two = weights(quiet)["model"], weights(chatty)["model"]
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_measurements_have_the_promised_keys(settings: SettingsOf, corpus: Corpus) -> None:
+    config = settings()
+    train(config, corpus)
+    records = [json.loads(line) for line in config.paths.metrics.read_text(encoding="utf-8").splitlines()]
+    last = records[-1]
+    keys = {"step", "epoch", "tokens", "seconds", "train/loss", "val/loss", "val/bits_per_byte", "lr", "grad_norm"}
+    assert keys | {"tokens_per_second"} <= set(last)
+    assert last["epoch"] == 2 and last["tokens"] == 2 * prepare(config, corpus).train.num_predictions
+    assert any("baseline/ngram" in record for record in records)
+    facts = json.loads((config.paths.results / "run.json").read_text(encoding="utf-8"))
+    assert facts["settings"]["train"]["seed"] == 0 and facts["split"]["hash"] == "made-up"
+
+
+def test_the_users_line_is_printed(settings: SettingsOf, corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
+    train(settings(), corpus)
+    out, err = capsys.readouterr()
+    assert out == ""  # results only
+    assert "[Epoch 1] Train Loss: " in err and " | Val Loss: " in err and " | Val bits/byte: " in err
+
+
+def test_state_is_whole() -> None:
+    assert State(**State().__dict__) == State()

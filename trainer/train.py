@@ -1,0 +1,261 @@
+"""The only training loop: training, fine-tuning and distillation all come through `fit`.
+
+for each epoch:  for each batch:  loss -> gradient -> clip -> AdamW -> average the weights
+                 the whole validation set -> best checkpoint if better -> last checkpoint -> stop early?
+"""
+
+import copy
+import math
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from config.cli import run_command
+from config.schema import Config, UserError
+from generate.generate import generate
+from model.checkpoint import Bundle, load_checkpoint, model_content, save_checkpoint
+from trainer.batches import PAD
+from trainer.optim import WeightAverage, lr_at, make_optimizer
+from trainer.prepare import Job, describe, prepare
+from trainer.progress import Progress
+from trainer.score import Scores, score
+from utils.preprocess import Corpus, load_processed
+from utils.signals import StopSignal
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or a request to end arrived; the run has been saved."""
+
+
+@dataclass
+class State:
+    """Where a run stands; all of it is saved, so all of it comes back."""
+
+    epoch: int = 0  # epochs done
+    batch: int = 0  # batches done of the next epoch
+    step: int = 0  # updates done
+    tokens: int = 0  # tokens trained on
+    seconds: float = 0.0  # spent training; validation, samples and saving are left out
+    epoch_nats: float = 0.0  # training loss of this epoch so far, summed over its tokens
+    epoch_tokens: int = 0
+    grad_norm: float = 0.0  # of the newest update, before clipping
+    best_epoch: int = 0
+    best_nats: float = math.inf  # nats per token on the validation tweets
+    stopped_early: bool = False
+
+
+class Trainer:
+    """Trains the model of a Job; `fit` is the loop."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.config, self.state = job, job.config.train, State()
+        self.model = job.model.to(job.device)
+        self.averaged = copy.deepcopy(self.model).eval()
+        self.optimizer = make_optimizer(self.model, self.config)
+        self.steps_per_epoch = len(job.train.epoch(self.config.batch_size, seed=0, epoch=0))
+        self.total_steps = self.steps_per_epoch * self.config.epochs
+        self.average = WeightAverage(
+            self.model, self.averaged, epochs=self.config.average_epochs, steps_per_epoch=self.steps_per_epoch
+        )
+        self.saved_at = time.perf_counter()
+
+    def fit(self) -> State:
+        """Train until the last epoch, or until validation has not improved for `patience` epochs.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM arrived; the run has been saved and can go on.
+            UserError: the loss or the gradient is no longer a finite number.
+        """
+        self.progress = Progress(self.total_steps, self.state.step)
+        try:
+            with StopSignal() as self.stop:
+                if self.state.step == 0:
+                    self.record(self.validate())
+                while self.state.epoch < self.config.epochs and not self.state.stopped_early:
+                    self.train_epoch()
+                    self.end_epoch()
+        finally:
+            self.progress.close()
+        return self.state
+
+    def train_epoch(self) -> None:
+        """The rest of the current epoch, batch by batch."""
+        state, job = self.state, self.job
+        settings = {"seed": self.config.seed, "epoch": state.epoch}
+        tokens = job.train.with_unseen(job.unseen_rows, rate=self.config.unseen_rate, **settings)
+        self.model.train()
+        for rows in job.train.epoch(self.config.batch_size, **settings)[state.batch :]:
+            self.update(rows, tokens)
+            state.batch += 1
+            if self.stop.arrived:
+                self.save_last()
+                raise Interrupted(
+                    f"saved after step {state.step}: go on with `python main.py train --train.resume true`"
+                )
+            if time.perf_counter() - self.saved_at > 60 * self.config.save_minutes:
+                self.save_last()
+
+    def update(self, rows: Tensor, tokens: Tensor) -> None:
+        """One step: loss on real tokens only, gradient, clipping, AdamW, average."""
+        started, state, device = time.perf_counter(), self.state, self.job.device
+        batch = self.job.train.batch(rows, tokens)
+        real = batch.targets != PAD
+        hidden = self.model.trunk(batch.inputs.to(device))[real.to(device)]  # (N, C): padding never reaches the head
+        targets, index = batch.targets[real].to(device), batch.index[real].to(device)
+        loss, nats = self.job.loss(self.model.head(hidden), targets, index)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+            raise UserError(
+                f"the loss or its gradient is not finite at step {state.step + 1} (epoch {state.epoch + 1}); "
+                f"nothing was updated and the last checkpoint is good: lower train.learning_rate"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_at(state.step, self.total_steps, self.config)
+        self.optimizer.step()
+        self.average.update(state.step)
+        count = hidden.shape[0]
+        state.step += 1
+        state.tokens += count
+        state.epoch_nats += nats.item() * count
+        state.epoch_tokens += count
+        state.grad_norm = norm.item()
+        state.seconds += time.perf_counter() - started
+        self.progress.step(loss=state.epoch_nats / state.epoch_tokens, tokens_per_second=state.tokens / state.seconds)
+
+    def validate(self) -> Scores:
+        """Score the whole validation set with the averaged weights; consumes no randomness."""
+        return score(self.averaged, self.job.vocabulary, self.job.val)
+
+    def end_epoch(self) -> None:
+        """Validate, keep the best, decide whether to stop, save."""
+        state = self.state
+        state.epoch, state.batch = state.epoch + 1, 0
+        scores = self.validate()
+        better = scores.nats_per_token < state.best_nats
+        if better:
+            state.best_epoch, state.best_nats = state.epoch, scores.nats_per_token
+            save_checkpoint(self.job.folder / "best_model.pth", self.content(scores))
+        state.stopped_early = state.epoch - state.best_epoch >= self.config.patience
+        self.record(scores)
+        self.progress.say(
+            f"[Epoch {state.epoch}] Train Loss: {state.epoch_nats / state.epoch_tokens:.4f} | "
+            f"Val Loss: {scores.nats_per_token:.4f} | Val bits/byte: {scores.bits_per_byte:.4f}"
+            + (" *" if better else "")
+        )
+        state.epoch_nats, state.epoch_tokens = 0.0, 0
+        self.save_last()
+        if self.job.on_epoch:
+            self.job.on_epoch(self.bundle(), state.epoch, self.progress.say)
+
+    def record(self, scores: Scores) -> None:
+        """Write one line of metrics.jsonl."""
+        state = self.state
+        values: dict[str, Any] = {"step": state.step, "epoch": state.epoch, "tokens": state.tokens}
+        values["seconds"] = round(state.seconds, 3)
+        if state.epoch_tokens:
+            values["train/loss"] = state.epoch_nats / state.epoch_tokens
+            values["lr"] = self.optimizer.param_groups[0]["lr"]
+            values["grad_norm"] = state.grad_norm
+            values["tokens_per_second"] = round(state.tokens / state.seconds)
+        values["val/loss"] = scores.nats_per_token
+        values["val/bits_per_byte"] = scores.bits_per_byte
+        self.job.log.write(**values)
+
+    def bundle(self) -> Bundle:
+        """The averaged model with all that belongs to it."""
+        return Bundle(self.averaged, self.job.tokenizer, self.job.vocabulary, self.job.config, {})
+
+    def content(self, scores: Scores) -> dict[str, Any]:
+        """What best_model.pth holds: the averaged weights and the facts of this epoch."""
+        info = {
+            "epoch": self.state.epoch,
+            "step": self.state.step,
+            "seconds": self.state.seconds,
+            "train_nats_per_token": self.state.epoch_nats / self.state.epoch_tokens,
+            "val_nats_per_token": scores.nats_per_token,
+            "val_bits_per_byte": scores.bits_per_byte,
+            "split_hash": self.job.split_hash,
+        }
+        return model_content(self.averaged, self.job.vocabulary, self.job.config, info)
+
+    def save_last(self) -> None:
+        """Save all that is needed to go on as if nothing had happened."""
+        run = {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": asdict(self.state),
+            "random": torch.get_rng_state(),  # dropout's
+            "config": self.job.config.to_dict(),
+            "split_hash": self.job.split_hash,
+        }
+        save_checkpoint(self.job.folder / "last_model.pth", run)
+        self.saved_at = time.perf_counter()
+
+    def resume(self) -> None:
+        """Go on from last_model.pth.
+
+        Raises:
+            UserError: there is none, or it belongs to other tweets or other settings.
+        """
+        path = self.job.folder / "last_model.pth"
+        run = load_checkpoint(path)
+        if "optimizer" not in run:
+            raise UserError(f"{path} can't be resumed: it holds a model, not a training run")
+        if run["split_hash"] != self.job.split_hash:
+            raise UserError(f"{path} was trained on other tweets or another split: start anew without --train.resume")
+        ours, free = self.job.config.to_dict(), {"resume", "sample_every", "save_minutes"}
+        for section in ("model", "train"):
+            for key, before in run["config"][section].items():
+                if key not in free and ours[section].get(key) != before:
+                    raise UserError(
+                        f"{section}.{key} is {ours[section].get(key)!r}, but the run began with {before!r}: "
+                        "go on with the settings it began with, or start anew without --train.resume"
+                    )
+        self.model.load_state_dict(run["model"])
+        self.averaged.load_state_dict(run["averaged"])
+        self.optimizer.load_state_dict(run["optimizer"])
+        self.state = State(**run["state"])
+        torch.set_rng_state(run["random"])
+
+
+def show_sample(bundle: Bundle, epoch: int, say: Callable[[str], None]) -> None:
+    """A tweet from nothing every `train.sample_every` epochs, so that one can watch it learn to write."""
+    every = bundle.config.train.sample_every
+    if every and epoch % every == 0:
+        settings = replace(bundle.config.generate, num_samples=1, seed=epoch)
+        say(f"    sample: {generate(bundle, [''], settings)[0].text}")
+
+
+def train(config: Config, corpus: Corpus) -> State:
+    """Train on these tweets, or go on with a run (`train.resume`); says what it does on standard error."""
+    job = prepare(config, corpus)
+    job.on_epoch = show_sample
+    trainer = Trainer(job)
+    if config.train.resume:
+        trainer.resume()
+    print(describe(job), file=sys.stderr)
+    return trainer.fit()
+
+
+def run(config: Config, arguments: Namespace) -> None:
+    """`python main.py train`."""
+    state = train(config, load_processed(config.paths))
+    why = "validation stopped improving" if state.stopped_early else "all epochs done"
+    print(
+        f"{why}; best at epoch {state.best_epoch} with {state.best_nats:.4f} nats per token, "
+        f"kept in {config.paths.best_model}",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("train", sys.argv[1:]))

@@ -1,0 +1,69 @@
+"""results/metrics.jsonl -> results/loss_plot.png: losses, and bits per byte beside the baseline."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from config.cli import run_command
+from config.schema import Config, UserError
+from utils.files import atomic_write
+from utils.run_log import read_log
+
+TRAIN, VALIDATION, BASELINE = "#2a78b8", "#d1602a", "#6b6b6b"  # told apart also by those who see few colours
+
+
+def plot(records: list[dict[str, Any]], path: Path) -> None:
+    """Draw the curves of a metrics.jsonl to a PNG.
+
+    Raises:
+        UserError: there is no validation loss to draw yet.
+    """
+    from matplotlib.figure import Figure
+
+    measured = [record for record in records if "val/loss" in record]
+    if not measured:
+        raise UserError("there is nothing to plot yet: no epoch has ended")
+    trained = [record for record in measured if "train/loss" in record]
+    best = min(measured, key=lambda record: record["val/loss"])
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(*series(trained, "train/loss"), color=TRAIN, marker=".", label="training (with dropout)")
+    left.plot(*series(measured, "val/loss"), color=VALIDATION, marker=".", label="validation")
+    left.set(title="Loss", xlabel="epoch", ylabel="nats per token")
+    right.plot(*series(measured, "val/bits_per_byte"), color=VALIDATION, marker=".", label="validation")
+    right.set(title="Bits per byte", xlabel="epoch", ylabel="bits per byte")
+    baseline = next((record["baseline/ngram"] for record in records if "baseline/ngram" in record), None)
+    if baseline is not None:
+        right.axhline(baseline, color=BASELINE, linestyle="--", label=f"Kneser-Ney n-gram {baseline:.3f}")
+    for axes, key in ((left, "val/loss"), (right, "val/bits_per_byte")):
+        axes.plot(best["epoch"], best[key], "*", color=VALIDATION, markersize=14, markeredgecolor="white")
+        axes.annotate(
+            f"best: {best[key]:.3f} at epoch {best['epoch']}",
+            (best["epoch"], best[key]),
+            textcoords="offset points",
+            xytext=(-8, 22),
+            ha="right",
+            arrowprops={"arrowstyle": "-", "color": VALIDATION, "alpha": 0.5},
+        )
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def series(records: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Epochs and values of one measurement."""
+    return [record["epoch"] for record in records], [record[key] for record in records]
+
+
+def run(config: Config, arguments: Namespace) -> None:
+    """`python main.py plot`."""
+    path = config.paths.results / "loss_plot.png"
+    plot(read_log(config.paths.metrics), path)
+    print(f"wrote {path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("plot", sys.argv[1:]))

@@ -1,0 +1,307 @@
+"""Tweets as they come -> clean, different, split tweets: data/processed.txt, and how it was made in processed.json."""
+
+import hashlib
+import json
+import sys
+from argparse import Namespace
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from config.schema import Config, DataConfig, PathsConfig, UserError
+from utils.clean import Cleaner
+from utils.files import atomic_write
+from utils.filters import Filters, parse_date
+from utils.sources import Post, Source, open_sources
+from utils.split import choose_validation, clusters, normal_form
+
+VERSION = 1
+LONG_TEXT = 100_000  # characters: a document rather than a tweet, worth a line
+MIN_TWEETS = 50  # with fewer there is nothing to learn, and 10% of them measure nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Tweet:
+    """A cleaned tweet. One that is not finished was cut off by the API: no end mark may be learnt from it."""
+
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The tweets of both sides; `info` is the content of processed.json."""
+
+    train: list[Tweet]
+    val: list[Tweet]
+    info: dict[str, Any]
+
+
+@dataclass
+class Tally:
+    """What each rule did: how many tweets it changed and dropped, and the first few of each."""
+
+    keep: int = 1  # examples of dropped tweets to keep, for each rule
+    changed: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    changes: dict[str, str] = field(default_factory=dict)
+    drops: dict[str, list[str]] = field(default_factory=dict)
+
+    def change(self, rule: str, text: str) -> None:
+        """Count a tweet that `rule` changed."""
+        self.changed[rule] += 1
+        self.changes.setdefault(rule, text[:500])
+
+    def drop(self, rule: str, text: str) -> None:
+        """Count a tweet that went at `rule`."""
+        self.dropped[rule] += 1
+        examples = self.drops.setdefault(rule, [])
+        if len(examples) < self.keep:
+            examples.append(text[:500])
+
+    def table(self, rules: list[str], rows: int) -> list[dict[str, Any]]:
+        """One dict a rule, in order: rule, changed, dropped, kept (rows left after it)."""
+        lines = []
+        for rule in rules:
+            rows -= self.dropped[rule]
+            lines.append({"rule": rule, "changed": self.changed[rule], "dropped": self.dropped[rule], "kept": rows})
+        return lines
+
+
+class Collector:
+    """Filters, cleans and de-duplicates the posts of one source after another."""
+
+    def __init__(self, settings: DataConfig) -> None:
+        self.settings = settings
+        self.tally = Tally(keep=max(1, settings.show_dropped))
+        self.filters = Filters(settings)
+        self.tweets: list[Tweet] = []
+        self.dates: list[float | None] = []  # of the tweets; filled only where the split needs them
+        self.rules: list[str] = []
+        self.seen: dict[bytes, int] = {}
+
+    def add(self, source: Source) -> None:
+        """Take in all posts of a source; drops exact copies (of two copies, a finished one stays)."""
+        private = source.private if self.settings.mask_private is None else self.settings.mask_private
+        cleaner, longest = Cleaner(self.settings, private=private), 0
+        names = [name for name, _ in (*self.filters.filters, *cleaner.rules)]
+        self.rules = list(dict.fromkeys(names if len(names) > len(self.rules) else self.rules))
+        for post in source.posts:
+            if stopped := self.filters.stopped_by(post):
+                self.tally.drop(stopped, post.text)
+                continue
+            longest = max(longest, len(post.text))
+            cleaned = cleaner.clean(post.text)
+            for rule in cleaned.changed:
+                self.tally.change(rule, post.text)
+            if cleaned.dropped:
+                self.tally.drop(cleaned.dropped, post.text)
+            else:
+                self.keep(Tweet(cleaned.text, cleaned.finished), post)
+        if longest > LONG_TEXT:
+            source.notes.append(f"the longest text has {longest:,} characters: a document, not a tweet")
+
+    def keep(self, tweet: Tweet, post: Post) -> None:
+        """Add a tweet, unless it was there before."""
+        key = hashlib.blake2b(normal_form(tweet.text).encode(), digest_size=16).digest()
+        first = self.seen.setdefault(key, len(self.tweets))
+        if first == len(self.tweets):
+            self.tweets.append(tweet)
+            if self.settings.split == "time":
+                self.dates.append(parse_date(post.date))
+            return
+        self.tally.drop("duplicates", post.text)
+        if tweet.finished and not self.tweets[first].finished:
+            self.tweets[first] = tweet
+
+    def check(self, where: str, rows: int) -> None:
+        """Raise UserError when too little is left to learn from."""
+        self.filters.check()
+        if len(self.tweets) < MIN_TWEETS:
+            lost = ", ".join(f"{count:,} by {rule}" for rule, count in self.tally.dropped.most_common(3))
+            raise UserError(
+                f"{where} has {len(self.tweets):,} usable tweets of {rows:,} rows, and {MIN_TWEETS} are needed"
+                + (f" (dropped: {lost})" if lost else "")
+            )
+
+
+def split_tweets(
+    tweets: list[Tweet], dates: list[float | None], settings: DataConfig
+) -> tuple[list[int], dict[str, Any]]:
+    """Validation positions and the `split` part of processed.json."""
+    texts = [tweet.text for tweet in tweets]
+    cluster = clusters(texts, length=settings.near_duplicate_words)
+    validation = choose_validation(
+        texts,
+        cluster,
+        fraction=settings.val_fraction,
+        seed=settings.split_seed,
+        dates=dates if settings.split == "time" else None,
+    )
+    chosen = set(validation)
+    sides = {cluster[i] for i in chosen} & {cluster[i] for i in range(len(texts)) if i not in chosen}
+    assert not sides, f"clusters on both sides: {len(sides)}"
+    sizes = Counter(cluster)
+    return validation, {
+        "method": settings.split,
+        "seed": settings.split_seed,
+        "train": len(texts) - len(validation),
+        "val": len(validation),
+        "clusters": len(sizes),
+        "largest_cluster": max(sizes.values()),
+        "hash": split_hash(tweets, chosen),
+    }
+
+
+def split_hash(tweets: list[Tweet], validation: set[int]) -> str:
+    """A fingerprint of the split: two runs with the same one trained and measured on the same tweets."""
+    digest = hashlib.sha256()
+    for i, tweet in enumerate(tweets):
+        digest.update(f"{int(i in validation)}{int(tweet.finished)}{tweet.text}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def preprocess(config: Config) -> Corpus:
+    """Read, clean, de-duplicate, split, and write data/processed.txt and processed.json; tells it all on stderr.
+
+    Raises:
+        UserError: the source cannot be read, or leaves too few tweets; nothing is written then.
+    """
+    settings = config.data
+    sources = open_sources(config)
+    collector = Collector(settings)
+    for source in sources:
+        collector.add(source)
+    facts = source_info(sources)
+    collector.check(facts["path"], facts["rows"])
+    tweets = collector.tweets
+    validation, split = split_tweets(tweets, collector.dates, settings)
+    text = "".join(f"{tweet.text}\n" for tweet in tweets).encode()
+    info = {
+        "version": VERSION,
+        "source": facts,
+        "rules": collector.tally.table([*collector.rules, "duplicates"], facts["rows"]),
+        "split": split,
+        "validation": validation,
+        "unfinished": [i for i, tweet in enumerate(tweets) if not tweet.finished],
+        "sha256": hashlib.sha256(text).hexdigest(),
+        "settings": asdict(settings),
+    }
+    write_processed(config.paths, text, info)
+    report(sources, collector.tally, info, config.paths.processed_txt)
+    return make_corpus(tweets, info)
+
+
+def source_info(sources: list[Source]) -> dict[str, Any]:
+    """The `source` part of processed.json; of several sources, their sum, with each under `files`."""
+    infos = [source.info() for source in sources]
+    if len(infos) == 1:
+        return infos[0]
+
+    def joined(name: str) -> str:
+        return ", ".join(dict.fromkeys(str(info[name]) for info in infos if info[name]))
+
+    return {
+        **{name: joined(name) for name in ("path", "column", "encoding", "kind")},
+        "sha256": hashlib.sha256(joined("sha256").encode()).hexdigest(),
+        "bytes": sum(source.bytes for source in sources),
+        "rows": sum(source.rows for source in sources),
+        "fiction": all(source.fiction for source in sources),
+        "files": infos,
+    }
+
+
+def make_corpus(tweets: list[Tweet], info: dict[str, Any]) -> Corpus:
+    """Both sides, in the file's order."""
+    chosen = set(info["validation"])
+    return Corpus(
+        train=[tweet for i, tweet in enumerate(tweets) if i not in chosen],
+        val=[tweets[i] for i in info["validation"]],
+        info=info,
+    )
+
+
+def write_processed(paths: PathsConfig, text: bytes, info: dict[str, Any]) -> None:
+    """Write the pair. The JSON comes last and holds the text's hash, so that half a pair is never read as whole."""
+    with atomic_write(paths.processed_txt) as temporary:
+        temporary.write_bytes(text)
+    with atomic_write(paths.processed_json) as temporary:
+        temporary.write_text(json.dumps(info, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_processed(paths: PathsConfig) -> Corpus:
+    """What `preprocess` wrote.
+
+    Raises:
+        UserError: a file of the pair is missing, or they do not belong together (half-written, or changed by hand).
+    """
+    text_path, json_path = paths.processed_txt, paths.processed_json
+    for path in (text_path, json_path):
+        if not path.is_file():
+            raise UserError(f"{path} is missing: make it with `python main.py preprocess`")
+    again = "make both again with `python main.py preprocess`"
+    text = text_path.read_bytes()
+    try:
+        info = json.loads(json_path.read_text(encoding="utf-8"))
+        version, sha256, unfinished = info["version"], info["sha256"], set(info["unfinished"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{json_path} is broken: {again}") from None
+    if version != VERSION:
+        raise UserError(f"{json_path} is of version {version!r}, this program reads {VERSION}: {again}")
+    if hashlib.sha256(text).hexdigest() != sha256:
+        raise UserError(
+            f"{text_path} is not the file that {json_path.name} describes (changed or half-written): {again}"
+        )
+    lines = text.decode().split("\n")[:-1]
+    return make_corpus([Tweet(line, i not in unfinished) for i, line in enumerate(lines)], info)
+
+
+def report(sources: list[Source], tally: Tally, info: dict[str, Any], path: Path) -> None:
+    """The sources, the table of rules and the split, on stderr."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for source in sources:
+        column = f", column {source.column!r}" if source.column else ""
+        fiction = "; invented posts" if source.fiction else ""
+        console.print(
+            escape(f"Read {source.path}: {source.kind}, {source.rows:,} rows, {source.encoding}{column}{fiction}")
+        )
+        for note in source.notes:
+            console.print(escape(f"  note: {note}"))
+    table = Table("rule", box=None, pad_edge=False)
+    for name in ("changed", "dropped", "left"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("for example", no_wrap=True)
+    for line in info["rules"]:
+        rule = line["rule"]
+        example = " ".join((tally.drops.get(rule) or [tally.changes.get(rule, "")])[0].split())
+        room = max(20, console.width - 52)
+        cells = [f"{line[key]:,}" for key in ("changed", "dropped", "kept")]
+        table.add_row(rule, *cells, escape(example if len(example) <= room else example[: room - 1] + "…"))
+    console.print(table)
+    for rule, texts in tally.drops.items() if info["settings"]["show_dropped"] else ():
+        console.print(f"Dropped by {rule} ({len(texts):,} of {tally.dropped[rule]:,}):")
+        for text in texts:
+            console.print(escape(f"  {' '.join(text.split())}"))
+    split = info["split"]
+    console.print(
+        f"Split ({split['method']}, seed {split['seed']}): {split['train']:,} train, {split['val']:,} validation; "
+        f"no text on both sides ({split['clusters']:,} clusters, the largest has {split['largest_cluster']:,} tweets)"
+    )
+    console.print(f"Wrote {path}: {len(info['unfinished']):,} tweets are cut off and teach no end")
+
+
+def run(config: Config, arguments: Namespace) -> None:
+    """The `preprocess` command."""
+    corpus = preprocess(config)
+    print(f"{config.paths.processed_txt}: {len(corpus.train):,} train + {len(corpus.val):,} validation tweets")
+
+
+if __name__ == "__main__":
+    from config.cli import run_command
+
+    sys.exit(run_command("preprocess", sys.argv[1:]))
