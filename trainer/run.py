@@ -1,4 +1,4 @@
-"""`python main.py run`: from the raw tweets to a trained model, samples and a plot, in one go."""
+"""`python main.py run`: from the raw tweets to a trained and judged model, samples and a plot, in one go."""
 
 import sys
 from argparse import Namespace
@@ -10,21 +10,29 @@ from config.schema import Config
 from generate.generate import Sample, generate, load_copy_check, show
 from model.checkpoint import load_bundle
 from model.device import choose_device
+from trainer.evaluate import evaluate, write_results
 from trainer.train import State, train
 from utils import plot_loss
 from utils.files import atomic_write
 from utils.preprocess import Tweet, preprocess
-from utils.run_log import read_log
+
+SHOWN = 8  # samples printed; samples.txt has them all
 
 
 def run(config: Config, arguments: Namespace) -> None:
-    """Preprocess, train, write samples and the plot, and say in plain words how it went."""
+    """Preprocess, train, plot, write samples, evaluate, and say in plain words how it went."""
     corpus = preprocess(config)
     state = train(config, corpus)
     plot_loss.run(config, arguments)
     samples = write_samples(config, ["", *openings(corpus.train, 4)], each=4)
-    print("\n".join(show(sample) for sample in samples[::2]))
-    print("\n" + summary(config, state))
+    found = evaluate(config, corpus)
+    write_results(config, found)
+    print("\n".join(show(sample) for sample in samples[:: len(samples) // SHOWN]))
+    print("\n" + "\n".join([how_it_ended(config, state), *found.result["verdict"]]))
+    print(
+        "More like these: python main.py generate"
+        + ("" if config.paths.root == "." else f" --paths.root {config.paths.root}")
+    )
 
 
 def openings(tweets: Sequence[Tweet], count: int) -> list[str]:
@@ -48,26 +56,10 @@ def write_samples(config: Config, prompts: Sequence[str], *, each: int) -> list[
     return samples
 
 
-def summary(config: Config, state: State) -> str:
-    """How the training went, in plain words."""
-    epochs = [record for record in read_log(config.paths.metrics) if "train/loss" in record]
-    best = next(record for record in epochs if record["epoch"] == state.best_epoch)
-    after = max((record["val/loss"] for record in epochs[state.best_epoch :]), default=best["val/loss"])
-    why = (
-        f"it stopped because {config.train.patience} epochs brought no better validation loss"
-        if state.stopped_early
-        else "it ran to the last epoch"
-    )
-    lines = [
-        f"Trained {state.epoch} epochs in {state.seconds:.0f} s; {why}.",
-        f"The kept model is that of epoch {state.best_epoch}: {best['val/bits_per_byte']:.3f} bits per byte on "
-        f"tweets it never saw (nats per token: validation {best['val/loss']:.3f}, training {best['train/loss']:.3f}).",
-    ]
-    if after > best["val/loss"] * 1.01:
-        lines.append(
-            "After that it over-fitted: validation got worse while training went on; those weights were not kept."
-        )
-    else:
-        lines.append("Validation did not get worse while it trained: no sign of over-fitting.")
-    lines.append(f"Next: python main.py generate --paths.root {config.paths.root}")
-    return "\n".join(lines)
+def how_it_ended(config: Config, state: State) -> str:
+    """When training stopped, why, and which epoch was kept."""
+    why = "all epochs were done"
+    if state.stopped_early:
+        why = f"{config.train.patience} epochs brought no better validation loss, so it was over-fitting"
+    kept = "the last one" if state.best_epoch == state.epoch else f"epoch {state.best_epoch}, the best"
+    return f"Trained {state.epoch} epochs in {state.seconds:.0f} s, until {why}; kept is {kept} on unseen tweets."

@@ -1,0 +1,88 @@
+"""The commands as a user runs them, in a process of their own, on the sample that ships."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.epochs", "2"]
+TINY += ["--evaluate.samples", "40", "--machine.threads", "1"]
+
+
+def python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run Python on these arguments in the checkout; fails the test if it fails."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root in which `run` has done its job."""
+    root = tmp_path_factory.mktemp("run")
+    sample = ROOT / "data" / "sample_tweets.csv"
+    done = python("main.py", "run", "--paths.root", str(root), "--data.path", str(sample), *TINY)
+    assert "ended by itself" in done.stdout or "cut at the length limit" in done.stdout
+    assert "Trained 2 epochs" in done.stdout and "[Epoch 2] Train Loss: " in done.stderr
+    return root
+
+
+def test_run_leaves_everything(root: Path) -> None:
+    assert (root / "checkpoints" / "best_model.pth").stat().st_size > 10_000
+    assert (root / "results" / "loss_plot.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    samples = (root / "results" / "samples.txt").read_text(encoding="utf-8")
+    assert samples.count("Prompt: ") == 20 and samples.startswith("Settings: ")
+    for name in ("metrics.jsonl", "run.json", "evaluation.json", "report.html"):
+        assert (root / "results" / name).stat().st_size > 0
+    assert (root / "data" / "processed.txt").is_file()
+
+
+def test_the_users_three_commands(root: Path, tmp_path: Path) -> None:
+    here = ["--paths.root", str(tmp_path)]
+    table = python("-m", "utils.preprocess", *here, "--data.path", str(ROOT / "data" / "sample_tweets.csv"))
+    assert "duplicates" in table.stderr
+    python("-m", "trainer.train", *here, *TINY)
+    written = python("-m", "generate.generate", "Biscuit is", *here, "--generate.num_samples", "3")
+    assert written.stdout.count("Biscuit is") == 3
+    python("-m", "utils.plot_loss", *here)
+    assert (tmp_path / "results" / "loss_plot.png").is_file()
+
+
+def test_generate_speaks_json(root: Path) -> None:
+    done = python("main.py", "generate", "Mars", "--json", "--paths.root", str(root), "--generate.num_samples", "2")
+    answer = json.loads(done.stdout)
+    assert set(answer) == {"samples", "seconds", "tokens_per_second"} and len(answer["samples"]) == 2
+    for sample in answer["samples"]:
+        assert {"text", "finish_reason", "tokens", "novel", "seed"} <= set(sample)
+        assert sample["text"].startswith("Mars") and sample["finish_reason"] in ("stop", "length")
+
+
+def test_same_seed_same_tweets(root: Path) -> None:
+    runs = [python("main.py", "generate", "--paths.root", str(root), "--generate.seed", seed).stdout for seed in "550"]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_generate_asks_when_there_is_no_prompt(root: Path) -> None:
+    import os
+    import pty
+
+    master, slave = pty.openpty()
+    asking = subprocess.Popen(
+        [sys.executable, "main.py", "generate", "--paths.root", str(root)],
+        cwd=ROOT,
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(slave)
+    os.write(master, b"Mars\n\x04")
+    out, err = asking.communicate(timeout=60)
+    os.close(master)
+    assert asking.returncode == 0, err
+    assert "Enter a prompt: " in out and "Generated text:" in out and out.count("Mars") == 5
