@@ -23,27 +23,38 @@ def cross_entropy(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tenso
 
 
 class SoftCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of distributions given as SoftTargets; the dense target is never kept.
+    """Mean cross-entropy of distributions given as SoftTargets; the dense target is never made.
 
-    The gradient is (softmax(logits) - target) / N, written into one (N, V) tensor.
+    The gradient is (softmax(logits) - target) / N. The exponentials of the forward pass become it in place, so logits
+    of 450 tokens over 8,000 rows are gone through half as often as with `log_softmax` and a dense target.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, rows: Tensor, probs: Tensor, tail: Tensor, base: Tensor) -> Tensor:
-        """`logits` (N, V), `rows` and `probs` (N, k), `tail` (N,), `base` (V,)."""
-        normaliser = logits.logsumexp(-1)
-        ctx.save_for_backward(logits, normaliser, rows, probs, tail, base)
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, rows: Tensor, probs: Tensor, tail: Tensor, base: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and the mean nats of `targets` (N,).
+
+        `logits` (N, V), `rows` and `probs` (N, k), `tail` (N,), `base` (V,).
+        """
+        highest = logits.amax(-1, keepdim=True)
+        exponentials = (logits - highest).exp_()
+        total = exponentials.sum(-1, keepdim=True)
+        normaliser = (highest + total.log())[:, 0]
         expected = (probs * logits.gather(1, rows)).sum(-1) + tail * (logits @ base)
-        return (normaliser - expected).mean()
+        nats = (normaliser - logits.gather(1, targets[:, None])[:, 0]).mean()
+        ctx.save_for_backward(exponentials, total, rows, probs, tail, base)
+        ctx.mark_non_differentiable(nats)
+        return (normaliser - expected).mean(), nats
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """Gradient with respect to the logits only."""
-        logits, normaliser, rows, probs, tail, base = ctx.saved_tensors
-        result = (logits - normaliser[:, None]).exp_()
-        result.addr_(tail, base, alpha=-1.0)
-        result.scatter_add_(1, rows, -probs)
-        return result.mul_(grad / len(logits)), None, None, None, None
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        """Gradient with respect to the logits only; uses up what the forward pass kept."""
+        exponentials, total, rows, probs, tail, base = ctx.saved_tensors
+        share = grad / len(total)
+        result = exponentials.mul_(share / total)
+        result.addr_(tail * share, base, alpha=-1.0)
+        return result.scatter_add_(1, rows, -probs * share), None, None, None, None, None
 
 
 def distillation(teacher: SoftTargets, *, weight: float, temperature: float) -> Loss:
@@ -56,14 +67,13 @@ def distillation(teacher: SoftTargets, *, weight: float, temperature: float) -> 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         soft = teacher.take(index)
         rows = soft.rows.long()
-        with torch.no_grad():
-            nats = F.cross_entropy(logits, targets)
         if temperature == 1.0:  # both parts have one softmax: mix the targets instead of the losses
             rows = torch.cat([rows, targets[:, None]], 1)
             hard = torch.full_like(soft.probs[:, :1], 1.0 - weight)
             probs = torch.cat([weight * soft.probs, hard], 1)
-            return SoftCrossEntropy.apply(logits, rows, probs, weight * soft.tail, soft.base), nats
-        softened = SoftCrossEntropy.apply(logits / temperature, rows, soft.probs, soft.tail, soft.base)
-        return (1.0 - weight) * F.cross_entropy(logits, targets) + weight * temperature**2 * softened, nats
+            return SoftCrossEntropy.apply(logits, targets, rows, probs, weight * soft.tail, soft.base)
+        softened, _ = SoftCrossEntropy.apply(logits / temperature, targets, rows, soft.probs, soft.tail, soft.base)
+        nats = F.cross_entropy(logits, targets)
+        return (1.0 - weight) * nats + weight * temperature**2 * softened, nats.detach()
 
     return loss

@@ -1,0 +1,229 @@
+"""Any Hugging Face causal language model, judged on the same tweets as ours, with its own tokenizer.
+
+Each tweet is scored on its own, as [start] tokens [end]. The end is the tokenizer's end-of-text token; the start is its
+beginning-of-text token, or the end-of-text token where it has none. A tokenizer without an end-of-text token gets a
+newline in its place: that is how text files with one tweet a line teach such models. Bits per byte then compares models
+whatever their tokens are.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from config.schema import GenerateConfig, UserError
+from trainer.score import Scores
+from utils.preprocess import Tweet
+
+AT_ONCE = 1024  # tokens scored together: with 50,257 logits each that is 200 MB
+WIDTH = 50  # texts written side by side
+
+
+class HuggingFace:
+    """A causal language model of `transformers`, with its tokenizer.
+
+    Args:
+        name: a folder, or a name on the hub.
+        device: where it runs.
+
+    Raises:
+        UserError: there is no such model, it has no tokenizer, or the two do not belong together.
+    """
+
+    kind = "hugging_face"
+    split_hash: str | None = None  # nothing tells which tweets it was trained on
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name, self.device = name, device
+        self.model, self.tokenizer = load(name)
+        self.model.to(device).eval()
+        self.notes: list[str] = ["its training data are unknown: nothing tells whether it has seen these tweets"]
+        self.start, self.end = self.marks()
+        shown = self.model.get_input_embeddings().num_embeddings
+        if len(self.tokenizer) > shown:
+            raise UserError(
+                f"{name}: the tokenizer has {len(self.tokenizer):,} tokens, the model only {shown:,}: "
+                "they do not belong together"
+            )
+        self.context = int(getattr(self.model.config, "max_position_embeddings", None) or 1024)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens it can predict."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    def marks(self) -> tuple[int, int]:
+        """Ids of what stands before and after each tweet; notes what had to stand in."""
+        end, start = self.tokenizer.eos_token_id, self.tokenizer.bos_token_id
+        if end is None:
+            newline = self.tokenizer("\n", add_special_tokens=False)["input_ids"]
+            if len(newline) != 1:
+                raise UserError(
+                    f"{self.name}: the tokenizer has neither an end-of-text token nor one token for a newline, "
+                    "so it can't say where a tweet ends: set its eos_token"
+                )
+            end = newline[0]
+            self.notes.append("its tokenizer has no end-of-text token: a newline stands for the end of a tweet")
+        if start is None:
+            start = end
+            self.notes.append("its tokenizer has no beginning-of-text token: the mark of the end stands there")
+        return start, end
+
+    def encode(self, tweets: Sequence[Tweet]) -> list[list[int]]:
+        """Each tweet as [start] tokens [end], without the end if it was cut off."""
+        texts = [tweet.text for tweet in tweets]
+        bodies = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        changed = sum(
+            self.tokenizer.decode(body, clean_up_tokenization_spaces=False).strip() != text.strip()
+            for body, text in zip(bodies, texts, strict=True)
+        )
+        if changed:
+            note = f"its tokenizer changes {changed} of {len(texts)} tweets, so its bits per byte flatter it"
+            self.notes = [*(known for known in self.notes if "flatter" not in known), note]
+        return [
+            [self.start, *body, self.end] if tweet.finished else [self.start, *body]
+            for body, tweet in zip(bodies, tweets, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def score(self, tweets: Sequence[Tweet]) -> tuple[Scores, float]:
+        """What each tweet costs, and the mean probability of the end mark where tweets go on.
+
+        A tweet longer than the context goes on in further pieces, each read from its own beginning.
+        """
+        size = len(tweets)
+        nats, end_nats = torch.zeros(size, dtype=torch.float64), torch.full((size,), math.nan, dtype=torch.float64)
+        tokens = torch.zeros(size, dtype=torch.int64)
+        chances: list[Tensor] = []
+        framed = self.encode(tweets)
+        for pieces in self.batches(framed):
+            for (owner, first, ids), log_probs in zip(pieces, self.log_probs([ids for *_, ids in pieces]), strict=True):
+                targets = torch.tensor(ids[1:])
+                cost = -log_probs.gather(1, targets[:, None])[:, 0].double()
+                nats[owner] += cost.sum()
+                tokens[owner] += len(targets)
+                is_last = first + len(ids) == len(framed[owner])
+                whole = is_last and tweets[owner].finished
+                if whole:
+                    end_nats[owner] = cost[-1]
+                chances.append(log_probs[: len(targets) - whole, self.end].exp())
+        num_bytes = torch.tensor([len(tweet.text.encode()) + 1 for tweet in tweets])
+        return Scores(nats, tokens, num_bytes, end_nats), float(torch.cat(chances).mean())
+
+    def batches(self, framed: list[list[int]]) -> Iterator[list[tuple[int, int, list[int]]]]:
+        """Pieces of like length, at most AT_ONCE tokens together: (which tweet, where in it, ids)."""
+        pieces = []
+        for owner, ids in enumerate(framed):
+            for first in range(0, len(ids) - 1, self.context):
+                pieces.append((owner, first, ids[first : first + self.context + 1]))
+        pieces.sort(key=lambda piece: len(piece[2]))
+        batch: list[tuple[int, int, list[int]]] = []
+        for piece in pieces:
+            if batch and (len(batch) + 1) * len(piece[2]) > AT_ONCE:
+                yield batch
+                batch = []
+            batch.append(piece)
+        if batch:
+            yield batch
+
+    def log_probs(self, batch: list[list[int]]) -> list[Tensor]:
+        """Log probabilities (len(ids) - 1, V) of each token but the first, on the CPU; padding stands behind."""
+        longest = max(map(len, batch)) - 1
+        inputs = torch.tensor([ids[:-1] + [self.end] * (longest + 1 - len(ids)) for ids in batch])
+        real = torch.tensor([[1] * (len(ids) - 1) + [0] * (longest + 1 - len(ids)) for ids in batch])
+        logits = self.model(input_ids=inputs.to(self.device), attention_mask=real.to(self.device)).logits
+        return [F.log_softmax(row[: len(ids) - 1].float(), -1).cpu() for row, ids in zip(logits, batch, strict=True)]
+
+    @torch.inference_mode()
+    def write(self, number: int, settings: GenerateConfig) -> list[tuple[str, bool]]:
+        """`number` tweets from nothing: their texts, and whether each ended by itself."""
+        drawing = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
+        if settings.temperature == 0:
+            drawing = {}
+        written: list[tuple[str, bool]] = []
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(settings.seed)
+            for first in range(0, number, WIDTH):
+                start = torch.full((min(WIDTH, number - first), 1), self.start, device=self.device)
+                ids = self.model.generate(
+                    start,
+                    attention_mask=torch.ones_like(start),
+                    do_sample=settings.temperature > 0,
+                    min_p=settings.min_p or None,
+                    repetition_penalty=settings.repetition_penalty,
+                    max_new_tokens=min(settings.max_new_tokens, self.context - 1),
+                    eos_token_id=self.end,
+                    pad_token_id=self.end,
+                    **drawing,
+                )
+                written += [self.finish(row) for row in ids[:, 1:].tolist()]
+        return written
+
+    def finish(self, ids: list[int]) -> tuple[str, bool]:
+        """Text up to the end mark, and whether there is one."""
+        ended = self.end in ids
+        body = ids[: ids.index(self.end)] if ended else ids
+        text = self.tokenizer.decode(body, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text.strip().replace("\n", " "), ended
+
+
+def load(name: str) -> tuple[Any, Any]:
+    """Model and tokenizer, from a folder or the hub; no code that comes with them is run."""
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(f"judging {name} needs transformers: pip install -r requirements-full.txt") from None
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"{name} is no model folder of Hugging Face: it has no config.json")
+    cached = not folder.is_dir() and not reachable()  # without network, what was downloaded before will do
+    try:
+        if not folder.is_dir():
+            transformers.AutoConfig.from_pretrained(name, local_files_only=cached)
+    except Exception as error:  # one class of error for each way a folder or a name can be wrong; all mean the same
+        why = "the hub can't be reached, and it was not downloaded before" if cached else reason(error)
+        raise UserError(f"{name}: neither a file or folder here, nor to be had from the hub ({why})") from None
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=cached)
+        spells = bool(tokenizer("a", add_special_tokens=False)["input_ids"])
+    except Exception as error:
+        raise UserError(f"{name}: no tokenizer can be loaded ({reason(error)})") from None
+    if not spells:  # transformers makes an empty tokenizer of a folder that has none
+        raise UserError(f"{name} has no tokenizer: put the one it was trained with beside it (tokenizer.json)")
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, local_files_only=cached)
+    except Exception as error:
+        raise UserError(f"{name}: no causal language model can be loaded ({reason(error)})") from None
+    return model, tokenizer
+
+
+def reachable() -> bool:
+    """Whether Hugging Face's hub answers; asked first, because its client tries for a minute."""
+    from huggingface_hub.constants import ENDPOINT
+
+    try:
+        with urlopen(ENDPOINT, timeout=4):
+            return True
+    except HTTPError:
+        return True  # an answer, if an unfriendly one
+    except OSError:
+        return False
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, not too long."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
