@@ -49,7 +49,13 @@ class Tokenizer:
                 self.token_bytes[index] = bytes(byte_of[character] for character in token)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; no end mark is added."""
+        """Token ids of `text`; no end mark is added.
+
+        Raises:
+            UserError: it holds a byte that was never text (as a command line may).
+        """
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"the text {text!r} is not valid UTF-8: retype it")
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:

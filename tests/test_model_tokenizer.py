@@ -69,6 +69,11 @@ def test_every_text_comes_back(text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_a_byte_that_was_never_text_is_refused() -> None:
+    with pytest.raises(UserError, match="not valid UTF-8"):
+        load_tokenizer().encode(b"Mars \xff".decode("utf-8", "surrogateescape"))
+
+
 def test_end_mark_is_never_made_from_text() -> None:
     tokenizer = load_tokenizer()
     ids = tokenizer.encode(f"a{END_TEXT}b")

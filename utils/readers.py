@@ -92,9 +92,6 @@ class SingleBytes:
         return "".join(bytes([b]).decode("cp1252", "ignore") or chr(b) for b in broken), error.end
 
 
-codecs.register_error(SingleBytes.name, SingleBytes.handle)
-
-
 @dataclass(frozen=True)
 class Scan:
     """What one pass over a file's bytes finds."""
@@ -139,6 +136,7 @@ def scan(path: Path, *, encoding: str | None = None) -> Scan:
         raise UserError(f"{path} does not exist: check data.path")
     if not path.is_file():
         raise UserError(f"{path} is not a file")
+    codecs.register_error(SingleBytes.name, SingleBytes.handle)
     digest, size, characters, head = hashlib.sha256(), 0, 0, b""
     decoder = codecs.getincrementaldecoder("utf-8")(errors=SingleBytes.name)
     SingleBytes.count = 0

@@ -1,0 +1,171 @@
+"""Quality of recipes, over seeds and splits of the same tweets, in one table.
+
+    python -m benchmarks.quality --csv data/elon_tweets.csv --recipes small nanogpt --seeds 0 1 2 --splits 0 1
+
+Every run's figures go to a JSON-lines file (--out) as it ends; runs that stand there are not done again, so the work
+can be cut up. The table gives mean and standard deviation of bits per byte and of the ratio to the Kneser-Ney n-gram of
+the same split, and the paired 95% interval of the difference, over all validation tweets of all runs.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.peers import PEERS, run_peer
+from config.cli import parse
+from config.schema import Config
+from model.checkpoint import load_bundle
+from model.tokenizer import load_tokenizer
+from trainer.baselines import measure_baselines
+from trainer.batches import Rows
+from trainer.measures import Floats, paired_difference
+from trainer.score import score
+from trainer.train import train
+from utils.preprocess import Corpus, preprocess
+
+BEST = ["--config", "config/best.yaml"]
+# Flags of each recipe beside the defaults; the middle ones take one lever away.
+RECIPES: dict[str, list[str]] = {
+    "small": [],
+    "small, no n-gram teacher": ["--train.ngram_weight", "0"],
+    "small, no output bias": ["--model.output_bias", "false"],
+    "small, no unseen play": ["--train.unseen_rate", "0"],
+    "small, no averaging": ["--train.average_epochs", "0"],
+    "small, weight decay 0.1": ["--train.weight_decay", "0.1"],
+    "small, dropout 0.1": ["--model.dropout", "0.1"],
+    "small, all 50,257 rows": ["--model.vocabulary", "full"],
+    "best": BEST,
+}
+BASELINES = ("unigram", "bigram", "ngram", "xz", "bzip2")
+
+
+def run_ours(flags: Sequence[str], config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
+    """Train one of our recipes and score its kept checkpoint."""
+    config = parse("train", [*flags, "--paths.root", config.paths.root, "--train.seed", str(seed)])[0]
+    state = train(config, corpus)
+    bundle = load_bundle(config.paths.best_model, torch.device("cpu"))
+    rows = Rows.encode(corpus.val, bundle.tokenizer, bundle.vocabulary, config.model.block_size)
+    scores = score(bundle.model, bundle.vocabulary, rows)
+    return {
+        "nats": scores.nats.tolist(),
+        "parameters": bundle.model.num_parameters(),
+        "epoch": state.best_epoch,
+        "train_seconds": round(state.seconds, 1),
+    }
+
+
+def run_theirs(name: str, config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
+    """Train a peer; its best epoch counts, which is kind to it."""
+    started = time.perf_counter()
+    found = run_peer(name, config, corpus, seed=seed)
+    return {
+        "nats": found.best.nats.tolist(),
+        "parameters": found.parameters,
+        "epoch": found.best_epoch,
+        "train_seconds": round(time.perf_counter() - started, 1),
+        "last_bits_per_byte": found.last.bits_per_byte,
+    }
+
+
+def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All runs asked for that do not stand in the file yet; returns all that stand there then."""
+    done = read(options.out)
+    for split in options.splits:
+        with tempfile.TemporaryDirectory() as root:
+            flags = ["--paths.root", root, "--data.path", str(options.csv), "--data.split_seed", str(split)]
+            config = parse("run", flags)[0]
+            corpus = preprocess(config)
+            num_bytes = [len(tweet.text.encode()) + 1 for tweet in corpus.val]
+            baselines = measure_baselines(corpus.train, corpus.val, load_tokenizer())
+            for recipe in options.recipes:
+                for seed in options.seeds:
+                    key = {"recipe": recipe, "split": split, "seed": seed}
+                    if any(key.items() <= record.items() for record in done):
+                        continue
+                    if recipe in PEERS:
+                        found = run_theirs(recipe, config, corpus, seed=seed)
+                    else:
+                        found = run_ours(RECIPES[recipe], config, corpus, seed=seed)
+                    shared = {
+                        "bytes": num_bytes,
+                        "ngram_nats": [float(nats) for nats in baselines.nats],
+                        "baselines": baselines.bits_per_byte,
+                    }
+                    done.append(key | found | shared)
+                    with options.out.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(done[-1]) + "\n")
+    return done
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The runs that stand in the file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """The Markdown table of all recipes, and of the baselines on the same splits."""
+    lines = [
+        "| recipe | runs | parameters | best epoch | seconds | bits per byte | of the n-gram | less the n-gram (95%) |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in dict.fromkeys(record["recipe"] for record in records):
+        runs = [record for record in records if record["recipe"] == name]
+        bits = [sum(run["nats"]) / math.log(2) / sum(run["bytes"]) for run in runs]
+        ratios = [bit / run["baselines"]["ngram"] for bit, run in zip(bits, runs, strict=True)]
+        paired = paired_difference(*against_ngram(runs))
+        middle = [statistics.median(run[key] for run in runs) for key in ("parameters", "epoch", "train_seconds")]
+        lines.append(
+            f"| {name} | {len(runs)} | {middle[0] / 1e6:.2f} M | {middle[1]:.0f} | {middle[2]:.0f} | {spread(bits)} | "
+            f"{spread(ratios)} | {paired['difference']:+.3f} ({paired['low']:+.3f} to {paired['high']:+.3f}) |"
+        )
+    splits = {record["split"]: record["baselines"] for record in records}
+    for name in BASELINES:
+        bits = [baselines[name] for baselines in splits.values()]
+        ratios = [baselines[name] / baselines["ngram"] for baselines in splits.values()]
+        lines.append(f"| {name} | {len(bits)} | | | | {spread(bits)} | {spread(ratios)} | |")
+    return "\n".join(lines)
+
+
+def against_ngram(runs: Sequence[dict[str, Any]]) -> tuple[Floats, Floats, Floats]:
+    """Nats of each validation tweet, mean over seeds, under the recipe and under the n-gram, and its bytes."""
+    ours, theirs, num_bytes = [], [], []
+    for split in dict.fromkeys(run["split"] for run in runs):
+        same = [run for run in runs if run["split"] == split]
+        ours.append(np.mean([run["nats"] for run in same], axis=0))
+        theirs.append(np.array(same[0]["ngram_nats"]))
+        num_bytes.append(np.array(same[0]["bytes"], dtype=np.float64))
+    return np.concatenate(ours), np.concatenate(theirs), np.concatenate(num_bytes)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+
+
+def main() -> None:
+    """Run what was asked for and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, default=Path("data/elon_tweets.csv"))
+    parser.add_argument("--recipes", nargs="*", default=["small", *PEERS], choices=[*RECIPES, *PEERS])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--splits", nargs="*", type=int, default=[0, 1])
+    parser.add_argument("--out", type=Path, default=Path("results/quality.jsonl"))
+    options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    print(table(run_all(options)))
+
+
+if __name__ == "__main__":
+    main()

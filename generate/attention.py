@@ -1,0 +1,128 @@
+"""Looking inside a model: where its heads look, what surprises it, what each layer would say, what a head is good for.
+
+Every number comes from the model's own weights. The fast attention never holds its weights in one piece, so
+`explicit_attention` puts a plain one in its place that writes them down; nothing else is changed.
+
+Shapes: T tokens (the end mark before the text, then the text's), L layers, H heads, V rows of the vocabulary.
+"""
+
+import copy
+import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from config.schema import UserError
+from model.checkpoint import Bundle
+from model.tokenizer import END
+from model.transformer import GPT, Attention
+
+
+def read(bundle: Bundle, text: str) -> list[int]:
+    """GPT-2 ids (T,) of a text as the model meets it: after an end mark, without spaces at its end.
+
+    Raises:
+        UserError: the text does not fit into the model's context.
+    """
+    ids = bundle.tokenizer.encode(text.rstrip())
+    room = bundle.model.config.block_size - 1
+    if len(ids) > room:
+        raise UserError(f"the text has {len(ids)} tokens, and this model can read {room}: shorten it")
+    return [END, *ids]
+
+
+def twin(model: GPT) -> GPT:
+    """A model that shares every weight with this one, but can be tampered with while others use the original."""
+    return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    visible: Tensor | None,
+    causal: bool,
+    dropout: float,
+    seen: list[Tensor],
+    off: list[int],
+) -> Tensor:
+    """model.transformer.attend in plain steps: its weights (B, H, T, S) go to `seen`, the heads `off` say nothing."""
+    assert dropout == 0.0, "looking inside is for models in evaluation mode"
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if causal:
+        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    weights = scores.softmax(-1)
+    seen.append(weights)
+    heard = weights @ v
+    heard[:, off] = 0.0
+    return heard
+
+
+@contextmanager
+def explicit_attention(model: GPT, *, off: Collection[tuple[int, int]] = ()) -> Iterator[list[Tensor]]:
+    """Inside the block, `model` attends in plain steps, and each layer of each pass adds its weights to the list.
+
+    Args:
+        model: in evaluation mode, and in no other thread's use (see `twin`).
+        off: (layer, head) pairs that are switched off: what they heard is replaced by zeros.
+    """
+    seen: list[Tensor] = []
+    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+    before = [attention.attend for attention in attentions]
+    try:
+        for layer, attention in enumerate(attentions):
+            attention.attend = partial(attend, seen=seen, off=[head for place, head in off if place == layer])
+        yield seen
+    finally:
+        for attention, function in zip(attentions, before, strict=True):
+            attention.attend = function
+
+
+@torch.no_grad()
+def attention_weights(model: GPT, rows: Tensor) -> Tensor:
+    """How much each token listens to each, (L, H, T, T) for rows (T,): from (second last) to (last); rows sum to 1."""
+    with explicit_attention(model) as seen:
+        model.trunk(rows[None])
+    return torch.cat(seen)
+
+
+@torch.no_grad()
+def logits_without(model: GPT, rows: Tensor, *, layer: int, head: int) -> Tensor:
+    """Logits (T, V) for rows (T,) when one head is switched off."""
+    with explicit_attention(model, off=[(layer, head)]):
+        return model(rows[None])[0]
+
+
+@torch.no_grad()
+def logit_lens(model: GPT, rows: Tensor) -> Tensor:
+    """What the model would say if it ended after 0, 1, ... L layers: logits (L + 1, T, V) for rows (T,).
+
+    The stream after each layer goes straight to the last norm and the head (nostalgebraist 2020).
+    """
+    streams: list[Tensor] = []
+
+    def keep(module: nn.Module, given: object, stream: Tensor) -> None:
+        streams.append(stream)
+
+    hooks = [module.register_forward_hook(keep) for module in (model.drop, *model.h)]
+    try:
+        model.trunk(rows[None])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return model.head(model.ln_f(torch.cat(streams)))
+
+
+def surprise(bundle: Bundle, ids: list[int], logits: Tensor) -> Tensor:
+    """Bits of surprise (T - 1,) at each token after the first: 1 bit is a coin's toss, 10 bits are 1 in 1,024.
+
+    `ids` (T,) are what was read, `logits` (T, V) what the model said after each.
+    """
+    expected = bundle.vocabulary.log_probs(logits[:-1].float().cpu())
+    return -expected.gather(1, torch.tensor(ids[1:])[:, None])[:, 0] / math.log(2)
