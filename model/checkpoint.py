@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from config.cli import parse
 from config.schema import SECTIONS, Config, UserError
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.transformer import GPT
@@ -78,13 +79,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def config_from_dict(values: dict[str, dict[str, Any]], path: Path) -> Config:
-    """The settings stored in a checkpoint.
+    """The settings stored in a checkpoint; those that came later, the model's apart, have today's defaults.
 
     Raises:
         UserError: they are not the settings of this version.
     """
+    today = parse("train", [])[0].to_dict() | {"model": {}}
     try:
-        return Config(**{name: kind(**values[name]) for name, kind in SECTIONS.items() if name in values})
+        return Config(**{name: kind(**today[name] | values.get(name, {})) for name, kind in SECTIONS.items()})
     except (TypeError, KeyError) as error:
         raise UserError(f"{path} was made by another version of elon-transformer ({error}): train again") from None
 
