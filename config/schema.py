@@ -180,6 +180,7 @@ class TrainConfig:
     beta2: float
     grad_clip: float
     average_epochs: float
+    output_dropout: float
     unseen_rate: float
     ngram_weight: float
     patience: int
@@ -197,7 +198,7 @@ class TrainConfig:
         for name in ("final_lr_fraction", "warmup_fraction", "unseen_rate", "ngram_weight"):
             value = getattr(self, name)
             require(0.0 <= value <= 1.0, f"train.{name}", value, "give a share from 0 to 1")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "output_dropout"):
             require(0.0 <= getattr(self, name) < 1.0, f"train.{name}", getattr(self, name), "give 0 to below 1")
 
 

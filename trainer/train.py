@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from config.cli import run_command
 from config.schema import Config, UserError
@@ -107,6 +108,7 @@ class Trainer:
         batch = self.job.train.batch(rows, tokens)
         real = batch.targets != PAD
         hidden = self.model.trunk(batch.inputs.to(device))[real.to(device)]  # (N, C): padding never reaches the head
+        hidden = F.dropout(hidden, self.config.output_dropout)
         targets, index = batch.targets[real].to(device), batch.index[real].to(device)
         loss, nats = self.job.loss(self.model.head(hidden), targets, index)
         self.optimizer.zero_grad(set_to_none=True)
