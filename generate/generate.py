@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+import zlib
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -34,7 +35,7 @@ class Sample:
         finish_reason: "stop" if it ended by itself, "length" if it was cut.
         tokens: new tokens, the end mark counted.
         novel: not copied from the training tweets; None if there were none to compare with.
-        seed: makes it again, with the same settings and device.
+        seed: makes it again, with the same prompt, settings and device.
     """
 
     prompt: str
@@ -69,7 +70,8 @@ def start(bundle: Bundle, prompt: str, settings: GenerateConfig, seed: int) -> D
     if len(ids) + 1 >= context:
         raise UserError(f"the prompt has {len(ids)} tokens, the context only {context}: shorten it to {context - 2}")
     room = min(settings.max_new_tokens, context - len(ids))
-    uniform = torch.rand(room, generator=torch.Generator().manual_seed(seed))
+    own = zlib.crc32(f"{seed} {prompt}".encode())  # of the prompt too, else all prompts would go on alike
+    uniform = torch.rand(room, generator=torch.Generator().manual_seed(own))
     return Draft(prompt=prompt, ids=ids, new=[], seed=seed, uniform=uniform)
 
 
@@ -160,7 +162,7 @@ def generate(
 ) -> list[Sample]:
     """`num_samples` texts for each prompt, prompt by prompt; the empty prompt is a tweet from nothing.
 
-    The n-th text of a prompt is drawn with seed + n, whatever else is written beside it.
+    The n-th text of a prompt depends on the prompt and on seed + n, and on nothing that is written beside it.
 
     Raises:
         UserError: a prompt leaves no room in the context.
@@ -177,7 +179,7 @@ def stream(bundle: Bundle, prompt: str, settings: GenerateConfig, *, seed: int) 
     """Pieces of one continuation as they are written; never half a character."""
     decoder = bundle.tokenizer.stream()
     for written in write(bundle, [start(bundle, prompt, settings, seed)], settings):
-        if written[0][1] != END and (piece := decoder.push(written[0][1])):
+        if written[0][1] != END and (piece := decoder.push(written[0][1]).replace("\ufffd", "")):
             yield piece
 
 

@@ -14,7 +14,7 @@ from model.checkpoint import Bundle
 from model.tokenizer import END_TEXT
 
 Table = Iterable[tuple[str, str]]
-RECIPE = ("epochs", "batch_size", "learning_rate", "weight_decay", "average_epochs", "unseen_rate", "ngram_weight")
+RECIPE = "epochs batch_size learning_rate weight_decay average_epochs output_dropout unseen_rate ngram_weight".split()
 
 
 def model_card(bundle: Bundle, paths: PathsConfig, *, name: str, num_tokens: int) -> str:

@@ -95,6 +95,7 @@ def export_hugging_face(output: Path, stock: Stock, bundle: Bundle, config: Conf
     end = stock.ids.tolist().index(END)
     with new_folder(output) as folder:
         save_file(to_hugging_face(stock.tensors), folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "model.safetensors").chmod(0o644)  # the library makes it readable by its owner alone
         write_json(folder / "config.json", model_config(stock, end))
         write_json(folder / "generation_config.json", generation_config(config.generate, end, stock.config.block_size))
         save_tokenizer(folder, tokens, merges, context=stock.config.block_size)

@@ -45,12 +45,14 @@ def test_a_text_does_not_depend_on_its_neighbours(trained: Trained) -> None:
     for sample in together:
         alone = generate(bundle, [sample.prompt], replace(settings, num_samples=1, seed=sample.seed))[0]
         assert alone == sample
-    assert len({sample.text for sample in together}) > 1
+    tails = [sample.text.removeprefix(sample.prompt) for sample in together]
+    assert len(set(tails[:3])) == len(set(tails[3:])) == 3  # other seeds, other texts
+    assert tails[:3] != tails[3:]  # and other prompts go on in other ways
 
 
 def test_streaming_gives_the_same_text(trained: Trained) -> None:
     config, bundle = trained
-    for seed in range(5):
+    for seed in range(40):  # some of them hold half a character
         whole = generate(bundle, ["Mars"], replace(config.generate, num_samples=1, seed=seed))[0]
         assert "Mars" + "".join(stream(bundle, "Mars", config.generate, seed=seed)) == whole.text
 
