@@ -14,7 +14,8 @@ from model.checkpoint import Bundle
 from model.tokenizer import END_TEXT
 
 Table = Iterable[tuple[str, str]]
-RECIPE = "epochs batch_size learning_rate weight_decay average_epochs output_dropout unseen_rate ngram_weight".split()
+RECIPE = ["epochs", "batch_size", "learning_rate", "weight_decay", "average_epochs"]
+RECIPE += ["output_dropout", "unseen_rate", "ngram_weight"]
 
 
 def model_card(bundle: Bundle, paths: PathsConfig, *, name: str, num_tokens: int) -> str:
