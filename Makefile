@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # A file of your own: make run DATA=my_tweets.csv
-DATA_FLAG := $(if $(DATA),--data.path $(DATA))
+DATA_FLAG := $(if $(DATA),--data.path '$(DATA)')
 
 .PHONY: run serve test lint setup clean
 run: $(VENV)/core

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from config.cli import parse
 from config.schema import Config
@@ -14,6 +16,9 @@ from trainer.train import train
 from utils.preprocess import Corpus, Tweet, preprocess
 
 torch.set_num_threads(1)
+# A busy machine is no bug: no example fails for being slow.
+hypothesis_settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("calm")
 
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.epochs", "2"]
 TINY += ["--train.learning_rate", "0.01", "--train.sample_every", "0", "--machine.device", "cpu"]
