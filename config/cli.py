@@ -54,6 +54,12 @@ COMMANDS = {
         "python main.py train --train.epochs 20 --model.n_layer 2",
         ("paths", "machine", "model", "train"),
     ),
+    "distill": Command(
+        "trainer.distill:run",
+        "teach a student with an ensemble and an n-gram, beside the same student without: results/distillation.json",
+        "python main.py distill --distill.members 3 --distill.weight 0.5",
+        ("paths", "machine", "model", "train", "distill"),
+    ),
     "generate": Command(
         "generate.generate:run",
         "write tweets that begin with a prompt; without one, ask for prompts",

@@ -21,6 +21,9 @@ def require(ok: bool, key: str, found: object, fix: str) -> None:
         raise UserError(f"{key} is {found!r}: {fix}")
 
 
+TEACHERS = ("ensemble", "ngram")  # names in distill.teacher that are no files
+
+
 def is_date(text: str) -> bool:
     """Whether `text` is a day, as 2023-01-31."""
     try:
@@ -266,6 +269,39 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Who teaches the student of `python main.py distill`, and how."""
+
+    teacher: list[str] | str
+    weights: list[float] | None
+    members: int
+    member_epochs: int
+    cross_fit: bool
+    top_k: int
+    weight: float
+    temperature: float
+
+    @property
+    def teachers(self) -> list[str]:
+        """The names in `teacher`."""
+        return [self.teacher] if isinstance(self.teacher, str) else self.teacher
+
+    def __post_init__(self) -> None:
+        known = all(name in TEACHERS or name.endswith((".pth", ".pt")) for name in self.teachers)
+        known = known and len(set(self.teachers)) == len(self.teachers) > 0
+        require(known, "distill.teacher", self.teacher, "give ensemble, ngram, checkpoints (.pth), or several of them")
+        if self.weights is not None:
+            fits = len(self.weights) == len(self.teachers) and all(weight > 0 for weight in self.weights)
+            require(fits, "distill.weights", self.weights, "give one positive number for each of distill.teacher")
+        for name in ("members", "member_epochs", "top_k"):
+            require(getattr(self, name) >= 1, f"distill.{name}", getattr(self, name), "give 1 or more")
+        fits = self.members >= 2 or not self.cross_fit or "ensemble" not in self.teachers
+        require(fits, "distill.members", self.members, "give 2 or more, or --distill.cross_fit false")
+        require(0.0 < self.weight <= 1.0, "distill.weight", self.weight, "give a share above 0, up to 1")
+        require(self.temperature > 0, "distill.temperature", self.temperature, "give a positive number; 1 is as it is")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All settings, one field a section of config.yaml."""
 
@@ -278,6 +314,7 @@ class Config:
     evaluate: EvaluateConfig
     attention: AttentionConfig
     export: ExportConfig
+    distill: DistillConfig
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain nested dicts, for JSON and for checkpoints."""

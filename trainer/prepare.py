@@ -54,16 +54,30 @@ class Job:
     on_epoch: Callable[[Bundle, int, Callable[[str], None]], None] | None = None
 
 
-def prepare(config: Config, corpus: Corpus) -> Job:
-    """The usual Job: tokenizer, vocabulary, a fresh model, and the n-gram to beat and to learn from."""
+def prepare(
+    config: Config,
+    corpus: Corpus,
+    *,
+    vocabulary: Vocabulary | None = None,
+    folder: Path | None = None,
+    log: RunLog | None = None,
+) -> Job:
+    """The usual Job: tokenizer, vocabulary, a fresh model, and the n-gram to beat and to learn from.
+
+    Args:
+        config, corpus: the settings and the tweets; whatever is fitted is fitted to these training tweets alone.
+        vocabulary: one to share with other models; None: that of these training tweets.
+        folder: where checkpoints go; None: that of the settings.
+        log: where measurements go; None: metrics.jsonl of the settings, with a run.json beside it.
+    """
     device = choose_device(config.machine)
     tokenizer = load_tokenizer(config.model.tokenizer)
     start = load_pretrained(config.model, tokenizer) if config.model.init_from else None
     if start:
         config = replace(config, model=start.config)
-    vocabulary = Vocabulary.build(
-        config.model, tokenizer, tokenizer.encode_batch([tweet.text for tweet in corpus.train])
-    )
+    if vocabulary is None:
+        texts = [tweet.text for tweet in corpus.train]
+        vocabulary = Vocabulary.build(config.model, tokenizer, tokenizer.encode_batch(texts))
     train, val = (
         Rows.encode(tweets, tokenizer, vocabulary, config.model.block_size) for tweets in (corpus.train, corpus.val)
     )
@@ -83,8 +97,8 @@ def prepare(config: Config, corpus: Corpus) -> Job:
         unseen_rows=unseen_rows,
         train=train,
         val=val,
-        folder=config.paths.checkpoints,
-        log=open_log(config),
+        folder=folder or config.paths.checkpoints,
+        log=log or open_log(config),
         split_hash=corpus.info["split"]["hash"],
         device=device,
         loss=ngram_loss(config, corpus, ngram, tokenizer, vocabulary),
@@ -92,7 +106,8 @@ def prepare(config: Config, corpus: Corpus) -> Job:
     if not config.train.resume:
         nats = -sum(float(ngram.log_probs(ids).sum()) for ids in framed_ids(corpus.val, tokenizer))
         job.log.write(step=0, **{"baseline/ngram": nats / math.log(2) / int(val.num_bytes.sum())})
-    write_facts(config.paths.results / "run.json", facts(job, corpus))
+    if log is None:
+        write_facts(config.paths.results / "run.json", facts(job, corpus))
     return job
 
 
