@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="*", default=["small", *PEERS], choices=[*RECIPES, *PEERS])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--splits", nargs="*", type=int, default=[0, 1])
-    parser.add_argument("--out", type=Path, default=Path("results/quality.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("quality.jsonl"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     print(table(run_all(options)))
