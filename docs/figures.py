@@ -87,11 +87,11 @@ def positions(bundle: Bundle) -> "Figure":
 
 
 def head(bundle: Bundle) -> "Figure":
-    """The map of the most decided head: the one whose rows are the least spread."""
+    """The map of the head that looks back the most decidedly: with the strongest weights on earlier tokens."""
     ids = read(bundle, READING)
     weights = attention_weights(bundle.model, bundle.vocabulary.to_rows(ids).to(bundle.model.wte.weight.device)).cpu()
-    spread = torch.special.entr(weights).sum(-1).mean(-1)  # (L, H) nats
-    layer, chosen = divmod(int(spread.argmin()), weights.shape[1])
+    back = weights.tril(-1)[..., 2:, 1:].amax(-1).mean(-1)  # (L, H); neither itself nor the first mark counts
+    layer, chosen = divmod(int(back.argmax()), weights.shape[1])
     names = [label(bundle.tokenizer, index) for index in ids]
     figure = new_figure(6.4, 5.4)
     axes = figure.subplots()
