@@ -56,10 +56,17 @@ class Vocabulary:
     @classmethod
     def build(cls, config: ModelConfig, tokenizer: Tokenizer, train_ids: Iterable[Iterable[int]]) -> "Vocabulary":
         """The vocabulary of `config` for these training tweets (token ids of each)."""
+        counts = Counter(index for tweet in train_ids for index in tweet)
+        return cls.from_counts(config, tokenizer, torch.tensor([counts[index] for index in range(NUM_TOKENS)]))
+
+    @classmethod
+    def from_counts(cls, config: ModelConfig, tokenizer: Tokenizer, counts: Tensor) -> "Vocabulary":
+        """The vocabulary of `config` for training tweets that use GPT-2's tokens so often, (50257,)."""
         if config.vocabulary == "full":
             return cls(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
-        counts = Counter(index for tweet in train_ids for index in tweet)
-        own = torch.tensor(sorted({index for index, count in counts.items() if count >= config.min_count} | {END}))
+        kept = counts >= config.min_count
+        kept[END] = True
+        own = kept.nonzero()[:, 0]
         row_of = torch.full((NUM_TOKENS,), -1)
         row_of[own] = torch.arange(len(own))
         log_prior = torch.zeros(NUM_TOKENS)

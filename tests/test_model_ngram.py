@@ -231,11 +231,11 @@ def test_known_figures_on_the_real_csv(real_csv: Path, settings: Callable[..., C
 
     tokenizer = load_tokenizer()
 
-    def frame(tweets: list[Tweet]) -> list[list[int]]:
+    def frame(tweets: Sequence[Tweet]) -> list[list[int]]:
         ids = tokenizer.encode_batch([tweet.text for tweet in tweets])
         return [[END, *body] + [END] * tweet.finished for body, tweet in zip(ids, tweets, strict=True)]
 
-    def bits(nats: float, tweets: list[Tweet]) -> float:
+    def bits(nats: float, tweets: Sequence[Tweet]) -> float:
         return nats / math.log(2) / sum(len(tweet.text.encode()) + 1 for tweet in tweets)
 
     found = []

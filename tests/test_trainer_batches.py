@@ -1,17 +1,26 @@
 """Tweets as rows and batches: every token once, padding never counted, the order a function of (seed, epoch)."""
 
 from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config.schema import Config
-from model.tokenizer import END, load_tokenizer
+from model.tokenizer import END, NUM_TOKENS, load_tokenizer
 from model.vocabulary import Vocabulary
-from trainer.batches import PAD, Rows
+from trainer import batches as module
+from trainer import tokens
+from trainer.batches import PAD, Rows, framed
+from trainer.tokens import Tokens
 from utils.preprocess import Tweet
 
 SettingsOf = Callable[..., Config]
+FULL = Vocabulary(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
 TWEETS = [
     Tweet("Mars is red.", True),
     Tweet("cut off in the", False),
@@ -82,6 +91,106 @@ def test_long_texts_go_on_in_further_rows(vocabulary: Vocabulary) -> None:
     assert targets.tolist() == vocabulary.to_rows([*ids, END]).tolist()
 
 
+def test_rows_end_with_sentences() -> None:
+    text = 'One two three. Four "five six!" Seven is 7.5 here? Eight nine ten eleven twelve. It costs $3.50 now.'
+    rows = Rows.encode([Tweet(text, True)], load_tokenizer(), FULL, 12)
+    batch = rows.batch(torch.arange(len(rows.starts)))
+    parts = [load_tokenizer().decode(targets[targets != PAD].tolist()) for targets in batch.targets]
+    parts[-1] += "<end>" * int(batch.targets[-1, int(rows.lengths[-1]) - 1] == END)
+    assert parts == [
+        'One two three. Four "five six!"',
+        " Seven is 7.5 here?",
+        " Eight nine ten eleven twelve.",
+        " It costs $3.50 now.<end>",
+    ]
+    assert (batch.targets == END).any(1).tolist() == [False, False, False, True]
+    ends = [load_tokenizer().decode([index]) for index in batch.inputs[:, 0].tolist()]
+    assert ends == ["", '!"', "?", "."], "a further row goes on from the token before it"
+
+
+SENTENCES = st.lists(st.text("ab .!?…🚀。\n'\"é", max_size=40), max_size=12).map(" ".join)
+
+
+@given(st.lists(st.tuples(SENTENCES, st.booleans()), min_size=1, max_size=5), st.integers(2, 20))
+def test_every_token_of_any_text_is_predicted_once(texts: list[tuple[str, bool]], block: int) -> None:
+    """Brute force: rows, laid end to end, are the framed ids; each is as long as it may be."""
+    tokenizer = load_tokenizer()
+    tweets = [Tweet(text, finished) for text, finished in texts]
+    rows = Rows.encode(tweets, tokenizer, FULL, block)
+    whole = [[END, *tokenizer.encode(t.text), *([END] if t.finished else [])] for t in tweets]
+    assert rows.num_predictions == sum(len(ids) - 1 for ids in whole)
+    assert rows.num_bytes.tolist() == [len(t.text.encode()) + 1 for t in tweets]
+    found: list[list[int]] = [[END] for _ in tweets]
+    for number, owner in enumerate(rows.tweet.tolist()):
+        batch = rows.batch(torch.tensor([number]))
+        inputs, targets = batch.inputs[0].tolist(), batch.targets[0].tolist()
+        assert inputs[0] == found[owner][-1] and inputs[1:] == targets[:-1] and 1 <= len(targets) <= block
+        found[owner] += targets
+        rest = whole[owner][len(found[owner]) :]
+        if rest:  # the row ends early only where a sentence ends, and no further sentence would have fitted
+            window = [*targets, *rest][: block + 1]
+            ends = [n for n in range(1, len(window)) if ends_sentence(window[n - 1], window[n])]
+            assert len(targets) == (ends[-1] if ends else block)
+    assert found == whole
+
+
+def ends_sentence(index: int, following: int) -> bool:
+    """By the characters of two tokens."""
+    token, after = (load_tokenizer().token_bytes[i].decode("utf-8", "replace") for i in (index, following))
+    bare = token.rstrip("\"')]}’”»")
+    return token.endswith("。") or (bare.endswith((".", "!", "?", "…")) and after.startswith(" "))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=300))
+def test_cutting_a_text_for_the_tokenizer_changes_no_token(text: str) -> None:
+    tokenizer = load_tokenizer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "PIECE", 10)
+        parts = [text[start:end] for start, end in tokens.cuts(text)]
+        encoded = Tokens.encode([Tweet(text, True)], tokenizer)
+    assert "".join(parts) == text and tokenizer.decode(encoded.ids.tolist()) == text
+    starts = list(accumulate(map(len, parts)))[:-1]
+    if all(tokens.GAP.match(text, start) for start in starts):
+        assert encoded.ids.tolist() == [END, *tokenizer.encode(text), END]
+
+
+def test_many_texts_are_encoded_batch_by_batch(
+    tweets: list[Tweet], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    long = Tweet(" ".join(tweet.text for tweet in tweets), False)
+    monkeypatch.setattr(tokens, "SAY_SECONDS", 0.0)
+    monkeypatch.setattr(tokens, "PIECE", 30)
+    monkeypatch.setattr(tokens, "BATCH", 100)
+    monkeypatch.setattr(tokens, "CHUNK", 16)
+    found = Tokens.encode([*tweets, long, tweets[0]], load_tokenizer(), folder=tmp_path)
+    bodies = load_tokenizer().encode_batch([tweet.text for tweet in (*tweets, long, tweets[0])])
+    assert found.texts() == [
+        framed(body, finished=tweet.finished) for body, tweet in zip(bodies, [*tweets, long, tweets[0]], strict=True)
+    ]
+    assert found.counts().tolist() == np.bincount(found.ids, minlength=50_257).tolist()
+    wanted = found.counts() % 3 == 1
+    assert found.places_of(wanted).tolist() == np.flatnonzero(wanted[found.ids]).tolist()
+    assert isinstance(found.ids, np.memmap), "it need not fit into memory"
+    assert not list(tmp_path.iterdir()), "the file is gone with its user"
+    assert "Tokenising: " in capsys.readouterr().err
+
+
+def test_a_sample_has_parts_of_all(vocabulary: Vocabulary) -> None:
+    long = [Tweet("the the red. " * 40 + "Mars!", n % 2 == 0) for n in range(6)]
+    rows = Rows.encode([*TWEETS, *long], load_tokenizer(), vocabulary, 16)
+    assert rows.sample(rows.num_predictions, load_tokenizer()) is rows
+    three = rows.sample(-(-rows.num_predictions // 3), load_tokenizer())
+    assert len(three.starts) == pytest.approx(len(rows.starts) / 3, abs=1)
+    text = 0
+    for owner in range(len(three.num_bytes)):
+        mine = (three.tweet == owner).nonzero()[:, 0]
+        for row in mine.tolist():
+            start, length = int(three.starts[row]), int(three.lengths[row])
+            ids = three.tokens.ids[start + 1 : start + length + 1].tolist()
+            text += len(load_tokenizer().decode(ids).encode()) + (start + length + 1 in three.tokens.bounds[1:])
+    assert text == int(three.num_bytes.sum())
+
+
 def test_predictions_are_numbered_tweet_by_tweet(rows: Rows) -> None:
     seen = []
     for chosen in rows.epoch(3, seed=0, epoch=0):
@@ -96,12 +205,30 @@ def test_bytes_are_utf8_and_one_for_the_end(rows: Rows) -> None:
     assert rows.num_bytes.tolist() == [len(tweet.text.encode("utf-8")) + 1 for tweet in TWEETS]
 
 
-def test_tokens_seen_once_play_the_unseen(rows: Rows, vocabulary: Vocabulary) -> None:
+def test_tokens_seen_once_play_the_unseen(rows: Rows, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     unseen = vocabulary.unseen_rows(load_tokenizer())
-    assert rows.with_unseen(unseen, rate=0.0, seed=0, epoch=0) is rows.tokens
-    always = rows.with_unseen(unseen, rate=1.0, seed=0, epoch=0)
-    once = torch.bincount(rows.tokens)[rows.tokens] == 1
-    assert bool(vocabulary.is_shared[always[once]].all()) and torch.equal(always[~once], rows.tokens[~once])
-    played = [vocabulary.is_shared[rows.with_unseen(unseen, rate=0.3, seed=0, epoch=e)[once]] for e in range(300)]
-    share = torch.stack(played)
+    everything = torch.arange(len(rows.starts))
+    plain = rows.batch(everything)
+    counts = torch.bincount(torch.cat([plain.targets[plain.targets != PAD], torch.tensor([vocabulary.end])]))
+    once = (plain.targets != PAD) & (counts[plain.targets.clamp(min=0)] == 1)
+
+    def played(rate: float, epoch: int) -> torch.Tensor:
+        return rows.batch(everything, rows.playing_unseen(unseen, rate=rate, seed=0, epoch=epoch)).targets
+
+    assert torch.equal(played(0.0, 0), plain.targets)
+    always = played(1.0, 0)
+    assert torch.equal(always[once], unseen[plain.targets[once]]) and torch.equal(always[~once], plain.targets[~once])
+    assert bool(vocabulary.is_shared[always[once]].all())
+    share = torch.stack([vocabulary.is_shared[played(0.3, epoch)[once]] for epoch in range(300)])
     assert float(share.float().mean()) == pytest.approx(0.3, abs=0.03)
+    before = played(0.3, 5)
+    monkeypatch.setattr(module, "CHUNK", 7)  # numbers drawn bit by bit are the same numbers
+    assert torch.equal(played(0.3, 5), before)
+
+
+def test_inputs_play_what_targets_play(rows: Rows, vocabulary: Vocabulary) -> None:
+    unseen = vocabulary.unseen_rows(load_tokenizer())
+    batch = rows.batch(torch.arange(4), rows.playing_unseen(unseen, rate=0.5, seed=1, epoch=2))
+    for inputs, targets in zip(batch.inputs, batch.targets, strict=True):
+        real = targets[targets != PAD]
+        assert torch.equal(inputs[1 : len(real)], real[:-1])

@@ -194,6 +194,23 @@ def test_a_planted_leak_is_seen(settings: Callable[..., Config], tmp_path: Path)
     assert "A leak is suspected: validation tweets cost this model no more" in hidden["verdict"][0]
 
 
+def test_much_text_is_judged_by_a_part_and_that_is_told(
+    trained: tuple[Config, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _ = trained
+    corpus = load_processed(config.paths)
+    assert module.bounded(corpus) == (corpus, [])
+    monkeypatch.setattr(module, "TRAIN_BYTES", 20_000)
+    monkeypatch.setattr(module, "VAL_BYTES", 3_000)
+    part, notes = module.bounded(corpus)
+    for some, every, most in ((part.train, corpus.train, 20_000), (part.val, corpus.val, 3_000)):
+        assert 0.8 * most < sum(len(tweet.text) for tweet in some) < 1.2 * most
+        assert set(some) <= set(every) and some[0] == every[0]
+    result = evaluate(replace(config, evaluate=replace(config.evaluate, samples=0)), corpus).result
+    assert result["val"]["tweets"] == len(part.val) and result["notes"][:2] == notes
+    assert f"only {len(part.train):,} of {len(corpus.train):,} training texts" in notes[0]
+
+
 def test_another_split_is_refused(trained: tuple[Config, Bundle]) -> None:
     corpus = load_processed(trained[0].paths)
     other = replace(corpus, info={**corpus.info, "split": {**corpus.info["split"], "hash": "f" * 16}})

@@ -36,9 +36,9 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
     """Send this process SIGINT right after the given number of updates."""
     original, done = Trainer.update, 0
 
-    def update(self: Trainer, rows: Tensor, tokens: Tensor) -> None:
+    def update(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
         nonlocal done
-        original(self, rows, tokens)
+        original(self, rows, unseen)
         done += 1
         if done == updates:
             os.kill(os.getpid(), signal.SIGINT)

@@ -289,7 +289,7 @@ def test_several_paths_at_once(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text("text\n" + "\n".join([*plain(40, 2), *plain(10, 1)]), encoding="utf-8")
     archive = make_zip(tmp_path / "c.zip", {"data/tweets.js": tweets_js([tweet("mail me at ann@example.com now")])})
     corpus = preprocess(config_for(tmp_path, [str(tmp_path / "a.txt"), str(tmp_path / "b.csv"), str(archive)]))
-    assert {t.text for t in corpus.train + corpus.val} == {f"{t}." for t in plain(60, 1) + plain(40, 2)} | {
+    assert {t.text for t in (*corpus.train, *corpus.val)} == {f"{t}." for t in plain(60, 1) + plain(40, 2)} | {
         "mail me at [email] now."
     }
     facts = corpus.info["source"]
@@ -304,7 +304,7 @@ def test_masking_is_on_for_archives_and_a_setting_elsewhere(tmp_path: Path) -> N
     def masked(path: Path, **data: Any) -> tuple[bool, int]:
         corpus = preprocess(config_for(tmp_path, path, **data))
         counts = {line["rule"]: line["changed"] for line in corpus.info["rules"]}
-        return any("[email]" in t.text for t in corpus.train + corpus.val), counts.get("mask_emails", -1)
+        return any("[email]" in t.text for t in (*corpus.train, *corpus.val)), counts.get("mask_emails", -1)
 
     assert masked(archive) == (True, 1)
     assert masked(archive, mask_private=False) == (False, -1)

@@ -266,7 +266,7 @@ def assert_no_leak(root: Path, length: int) -> None:
 
     train = set().union(*(runs(tweet.text) for tweet in corpus.train))
     assert corpus.val and not [tweet.text for tweet in corpus.val if runs(tweet.text) & train]
-    normal = [normal_form(tweet.text) for tweet in corpus.train + corpus.val]
+    normal = [normal_form(tweet.text) for tweet in (*corpus.train, *corpus.val)]
     assert len(set(normal)) == len(normal)
     share = len(corpus.val) / len(normal)
     assert 0.08 < share < 0.11
@@ -322,7 +322,7 @@ def test_copies_leave_one_and_prefer_the_whole_one(tmp_path: Path) -> None:
     cut = f"{LONG} bro… {TCO}"
     texts = [*made_up(60), "Hello, there", "hello THERE!", "HELLO there 🙂", cut, LONG]
     corpus = preprocess(config_for(tmp_path, write_csv(tmp_path / "t.csv", texts)))
-    tweets = {tweet.text: tweet.finished for tweet in corpus.train + corpus.val}
+    tweets = {tweet.text: tweet.finished for tweet in (*corpus.train, *corpus.val)}
     assert tweets["Hello, there."] and "hello THERE!" not in tweets and "HELLO there 🙂" in tweets
     assert tweets[f"{LONG}."] and LONG not in tweets
 
@@ -335,6 +335,10 @@ def test_load_gives_back_what_preprocess_made(tmp_path: Path) -> None:
     lines = config.paths.processed_txt.read_text(encoding="utf-8").split("\n")[:-1]
     info = json.loads(config.paths.processed_json.read_text(encoding="utf-8"))
     assert [lines[i] for i in info["validation"]] == [tweet.text for tweet in made.val]
+    held = set(info["validation"])
+    assert [line for i, line in enumerate(lines) if i not in held] == [tweet.text for tweet in made.train]
+    assert made.train[-3:] == [made.train[n] for n in range(len(made.train) - 3, len(made.train))]
+    assert [t.text for t in (*made.train, *made.val) if not t.finished] == [LONG]
     assert [lines[i] for i in info["unfinished"]] == [LONG]
     assert info["source"]["rows"] == 83 and info["settings"]["split_seed"] == 0
     assert info["rules"][-1]["kept"] == len(lines) == info["split"]["train"] + info["split"]["val"]

@@ -130,7 +130,7 @@ def test_filters(tmp_path: Path, data: dict[str, Any], kept: Any) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(map(json.dumps, tweets)), encoding="utf-8")
     corpus = preprocess(config_for(tmp_path, path, **data))
-    assert {t.text for t in corpus.train + corpus.val} == {f"{text}." for i, text in enumerate(texts) if kept(i)}
+    assert {t.text for t in (*corpus.train, *corpus.val)} == {f"{text}." for i, text in enumerate(texts) if kept(i)}
 
 
 @pytest.mark.parametrize(

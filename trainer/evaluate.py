@@ -33,6 +33,13 @@ from utils.files import atomic_write
 from utils.preprocess import Corpus, Tweet, load_processed
 
 TRAIN_TWEETS = 450  # training tweets scored to see the gap; as many as the usual validation set
+TRAIN_BYTES = 12_000_000  # characters that n-grams are counted in and copies are looked for in: 1 GB of memory
+VAL_BYTES = 1_000_000  # characters of validation text that are scored
+NOTES = {
+    "train": "the baselines counted, and copies were looked for in, only {:,} of {:,} training texts, evenly spread: "
+    "with all of them the baselines would be better",
+    "val": "scored on {:,} of {:,} validation texts, evenly spread",
+}
 
 
 class Subject(Protocol):
@@ -141,6 +148,7 @@ def evaluate(config: Config, corpus: Corpus) -> Evaluation:
     subject = open_subject(config.evaluate.model, config.paths, device)
     check_split(subject, corpus, config.paths)
     tokenizer = load_tokenizer(config.model.tokenizer)
+    corpus, notes = bounded(corpus)
     say(f"Fitting the baselines to {len(corpus.train):,} training tweets")
     baselines = measure_baselines(corpus.train, corpus.val, tokenizer)
     say(f"Scoring {len(corpus.val):,} validation tweets with {subject.name}")
@@ -167,9 +175,23 @@ def evaluate(config: Config, corpus: Corpus) -> Evaluation:
     result["memorisation"] |= measures.copying(samples, real, copies)
     result["memorisation"]["train_ngram8_in_train"] = measures.repeats_itself(train_ids, copies.span)
     result["diversity"] = measures.diversity(samples, real)
-    result["notes"] = subject.notes
+    result["notes"] = [*notes, *subject.notes]
     result["verdict"] = verdict(result)
     return Evaluation(result, samples, real, copies, tokenizer)
+
+
+def bounded(corpus: Corpus) -> tuple[Corpus, list[str]]:
+    """The corpus, or evenly spread texts of it where all would fill the memory; and what is to be said of that."""
+    parts: dict[str, Any] = {}
+    notes = []
+    for side, most in (("train", TRAIN_BYTES), ("val", VAL_BYTES)):
+        tweets = getattr(corpus, side)
+        size = sum(len(tweet.text) for tweet in tweets)
+        if size > most:
+            number = max(2, len(tweets) * most // size)
+            parts[side] = measures.spread(tweets, number)
+            notes.append(NOTES[side].format(number, len(tweets)))
+    return replace(corpus, **parts), notes
 
 
 def write_samples(subject: Subject, config: Config, tokenizer: Tokenizer) -> list[Written]:

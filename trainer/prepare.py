@@ -1,7 +1,8 @@
 """All that a training run needs, made from the settings and the tweets."""
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +18,16 @@ from model.tokenizer import Tokenizer, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from trainer.batches import Rows, framed
-from trainer.losses import Loss, cross_entropy, distillation
+from trainer.losses import Loss, cross_entropy, soft_cross_entropy
+from trainer.tokens import Tokens
 from utils.preprocess import Corpus, Tweet
 from utils.run_log import RunLog, write_facts
 
 NGRAM_ORDER = 3  # what held-out tweets choose at this size of corpus; longer contexts hardly ever recur
 NGRAM_TOP_K = 256  # likeliest rows kept of what the n-gram expects: 0.02 nats are lost to the tail, with 32 it is 0.2
+TEACHER_TOKENS = 250_000  # training tokens an n-gram may teach: 8 bytes a likely row, 0.5 GB, twice that in the making
+BASELINE_TOKENS = 3_000_000  # training tokens an n-gram may count: fitting takes about 300 bytes for each, 1 GB
+VAL_TOKENS = 50_000  # validation tokens scored after an epoch: 10 times what the usual 450 tweets have
 
 
 @dataclass
@@ -75,11 +80,14 @@ def prepare(
     start = load_pretrained(config.model, tokenizer) if config.model.init_from else None
     if start:
         config = replace(config, model=start.config)
+    config.paths.data.mkdir(parents=True, exist_ok=True)
+    train_tokens, val_tokens = (
+        Tokens.encode(tweets, tokenizer, folder=config.paths.data) for tweets in (corpus.train, corpus.val)
+    )
     if vocabulary is None:
-        texts = [tweet.text for tweet in corpus.train]
-        vocabulary = Vocabulary.build(config.model, tokenizer, tokenizer.encode_batch(texts))
+        vocabulary = Vocabulary.from_counts(config.model, tokenizer, torch.from_numpy(train_tokens.counts()))
     train, val = (
-        Rows.encode(tweets, tokenizer, vocabulary, config.model.block_size) for tweets in (corpus.train, corpus.val)
+        Rows.of(tokens, tokenizer, vocabulary, config.model.block_size) for tokens in (train_tokens, val_tokens)
     )
     unseen_rows = vocabulary.unseen_rows(tokenizer)
     torch.manual_seed(config.train.seed)
@@ -88,7 +96,7 @@ def prepare(
         carry_over(start, model, vocabulary)
     elif model.head_bias is not None:
         model.head_bias.data = log_frequency(train, vocabulary, unseen_rows)
-    ngram = NGram.fit(framed_ids(corpus.train, tokenizer), NGRAM_ORDER)
+    ngram = count_ngram(train_tokens)
     job = Job(
         config=config,
         model=model,
@@ -96,33 +104,67 @@ def prepare(
         vocabulary=vocabulary,
         unseen_rows=unseen_rows,
         train=train,
-        val=val,
+        val=val_sample(val, tokenizer),
         folder=folder or config.paths.checkpoints,
         log=log or open_log(config),
         split_hash=corpus.info["split"]["hash"],
         device=device,
-        loss=ngram_loss(config, corpus, ngram, tokenizer, vocabulary),
+        loss=ngram_loss(config, train_tokens, ngram, vocabulary),
     )
-    if not config.train.resume:
-        nats = -sum(float(ngram.log_probs(ids).sum()) for ids in framed_ids(corpus.val, tokenizer))
+    if ngram and not config.train.resume:
+        nats = -sum(float(ngram.log_probs(ids).sum()) for ids in val_tokens.texts())
         job.log.write(step=0, **{"baseline/ngram": nats / math.log(2) / int(val.num_bytes.sum())})
     if log is None:
         write_facts(config.paths.results / "run.json", facts(job, corpus))
     return job
 
 
-def framed_ids(tweets: list[Tweet], tokenizer: Tokenizer) -> list[list[int]]:
+def framed_ids(tweets: Sequence[Tweet], tokenizer: Tokenizer) -> list[list[int]]:
     """GPT-2 ids of every tweet with its end marks."""
     bodies = tokenizer.encode_batch([tweet.text for tweet in tweets])
     return [framed(ids, finished=tweet.finished) for ids, tweet in zip(bodies, tweets, strict=True)]
 
 
-def ngram_loss(config: Config, corpus: Corpus, ngram: NGram, tokenizer: Tokenizer, vocabulary: Vocabulary) -> Loss:
+def say(text: str) -> None:
+    """Tell what is being done, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def count_ngram(train: Tokens) -> NGram | None:
+    """The n-gram to beat and to learn from, or None where there is more text than it can count."""
+    if train.num_predictions > BASELINE_TOKENS:
+        say(
+            f"No n-gram baseline: its counts of {train.num_predictions:,} tokens would take "
+            f"{train.num_predictions * 300 / 1e9:.0f} GB of memory (it is left out above {BASELINE_TOKENS:,} tokens)"
+        )
+        return None
+    return NGram.fit(train.texts(), NGRAM_ORDER)
+
+
+def ngram_loss(config: Config, train: Tokens, ngram: NGram | None, vocabulary: Vocabulary) -> Loss:
     """Cross-entropy, maybe mixed (train.ngram_weight) with what an n-gram expects that has not seen the tweet."""
     if config.train.ngram_weight == 0:
         return cross_entropy
-    teacher = leave_one_out(ngram, framed_ids(corpus.train, tokenizer), vocabulary, NGRAM_TOP_K)
-    return distillation(teacher, weight=config.train.ngram_weight, temperature=1.0)
+    if ngram is None or train.num_predictions > TEACHER_TOKENS:
+        say(
+            f"No n-gram teacher, so train.ngram_weight has no effect: what it expects at {train.num_predictions:,} "
+            f"tokens would take {train.num_predictions * NGRAM_TOP_K * 8 / 1e9:.0f} GB of memory (it is left out above "
+            f"{TEACHER_TOKENS:,} tokens, and with so much text there is less to learn from it)"
+        )
+        return cross_entropy
+    teacher = leave_one_out(ngram, train.texts(), vocabulary, NGRAM_TOP_K)
+    return soft_cross_entropy(teacher, weight=config.train.ngram_weight)
+
+
+def val_sample(val: Rows, tokenizer: Tokenizer) -> Rows:
+    """The validation tweets, or evenly spread ones where scoring them all would take long."""
+    sample = val.sample(VAL_TOKENS, tokenizer)
+    if sample is not val:
+        say(
+            f"Validation uses {sample.num_predictions:,} of {val.num_predictions:,} tokens, evenly spread, to take "
+            "bounded time"
+        )
+    return sample
 
 
 def open_log(config: Config) -> RunLog:
@@ -138,9 +180,8 @@ def log_frequency(rows: Rows, vocabulary: Vocabulary, unseen_rows: Tensor) -> Te
 
     A shared row counts as often as there are tokens of its shape seen once (Good 1953: so many unseen are to come).
     """
-    targets = torch.ones(len(rows.tokens), dtype=torch.bool)
-    targets[rows.starts] = False  # the end mark before a tweet is given, not predicted
-    counts = torch.bincount(rows.tokens[targets], minlength=vocabulary.num_rows).float()
+    counts = rows.row_counts.float()
+    counts[vocabulary.end] -= len(rows.num_bytes)  # the end mark before a tweet is given, not predicted
     once = unseen_rows[(counts == 1) & (unseen_rows >= 0)]
     counts += torch.bincount(once, minlength=vocabulary.num_rows)
     return (counts.clamp(min=0.5) / counts.sum()).log()

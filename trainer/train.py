@@ -89,10 +89,10 @@ class Trainer:
         """The rest of the current epoch, batch by batch."""
         state, job = self.state, self.job
         settings = {"seed": self.config.seed, "epoch": state.epoch}
-        tokens = job.train.with_unseen(job.unseen_rows, rate=self.config.unseen_rate, **settings)
+        unseen = job.train.playing_unseen(job.unseen_rows, rate=self.config.unseen_rate, **settings)
         self.model.train()
         for rows in job.train.epoch(self.config.batch_size, **settings)[state.batch :]:
-            self.update(rows, tokens)
+            self.update(rows, unseen)
             state.batch += 1
             if self.stop.arrived:
                 self.save_last()
@@ -102,10 +102,10 @@ class Trainer:
             if time.perf_counter() - self.saved_at > 60 * self.config.save_minutes:
                 self.save_last()
 
-    def update(self, rows: Tensor, tokens: Tensor) -> None:
+    def update(self, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
         """One step: loss on real tokens only, gradient, clipping, AdamW, average."""
         started, state, device = time.perf_counter(), self.state, self.job.device
-        batch = self.job.train.batch(rows, tokens)
+        batch = self.job.train.batch(rows, unseen)
         real = batch.targets != PAD
         hidden = self.model.trunk(batch.inputs.to(device))[real.to(device)]  # (N, C): padding never reaches the head
         hidden = F.dropout(hidden, self.config.output_dropout)

@@ -6,7 +6,7 @@ Every rule takes a text and gives a text. One that leaves nothing drops the twee
 import html
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from config.schema import DataConfig
@@ -21,6 +21,7 @@ MENTION = r"(?<![\w@＠])[@＠][A-Za-z0-9_]+(?:@[\w-]+(?:\.[\w-]+)+)?(?:['’]s\
 END_MARK = "<|endoftext|>"  # the tokenizer would read it as the end of a tweet
 CUT_ALONE = 130  # the API cut at 140 characters: shorter than this, a "…" without a link is the author's
 CUT_WORD = 100  # shorter than this, the API's "…" stands for a link it hid, and the word before it is whole
+PIECE = 1 << 20  # characters: the words of a longer text are looked at piece by piece, or they would fill the memory
 PASSES = 8  # rules run until nothing changes; two passes do for nearly all
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
@@ -67,9 +68,20 @@ _FOLDS = str.maketrans(
 )
 
 
+def pieces(text: str) -> Iterator[str]:
+    """A text in pieces that end between words; joined by spaces they are the text."""
+    start = 0
+    while len(text) - start > PIECE and (gap := text.find(" ", start + PIECE)) >= 0:
+        yield text[start:gap]
+        start = gap + 1
+    yield text[start:] if start else text
+
+
 def squeeze(text: str) -> str:
     """One space between words, none around; every kind of line end and space counts."""
-    return " ".join(text.split())
+    if len(text) <= PIECE:
+        return " ".join(text.split())
+    return " ".join(filter(None, (" ".join(piece.split()) for piece in pieces(text))))
 
 
 def decode_entities(text: str) -> str:

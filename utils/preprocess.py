@@ -5,9 +5,14 @@ import json
 import sys
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from operator import eq
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from config.schema import Config, DataConfig, PathsConfig, UserError
 from utils.clean import Cleaner
@@ -29,12 +34,45 @@ class Tweet:
     finished: bool
 
 
+class Lines(Sequence[Tweet]):
+    """Some lines of processed.txt as tweets, each made when it is asked for: a million objects would fill the memory.
+
+    Args:
+        text: the whole file.
+        starts: (lines + 1,) where each line begins in it.
+        chosen: (n,) the lines.
+        finished: (lines,) which tweets were not cut off.
+    """
+
+    def __init__(
+        self, text: bytes, starts: NDArray[np.int64], chosen: NDArray[np.int64], finished: NDArray[np.bool_]
+    ) -> None:
+        self.text, self.starts, self.chosen, self.finished = text, starts, chosen, finished
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Tweet: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tweet]: ...
+    def __getitem__(self, index: int | slice) -> Tweet | list[Tweet]:
+        """One tweet, or a list of some."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        line = self.chosen[index]
+        return Tweet(self.text[self.starts[line] : self.starts[line + 1] - 1].decode(), bool(self.finished[line]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """The tweets of both sides; `info` is the content of processed.json."""
+    """The tweets of both sides, in the file's order; `info` is the content of processed.json."""
 
-    train: list[Tweet]
-    val: list[Tweet]
+    train: Sequence[Tweet]
+    val: Sequence[Tweet]
     info: dict[str, Any]
 
 
@@ -175,9 +213,9 @@ def preprocess(config: Config) -> Corpus:
         collector.add(source)
     facts = source_info(sources)
     collector.check(facts["path"], facts["rows"])
+    collector.seen.clear()  # of a big file, hundreds of megabytes that the split can use
     tweets = collector.tweets
     validation, split = split_tweets(tweets, collector.dates, settings)
-    text = "".join(f"{tweet.text}\n" for tweet in tweets).encode()
     info = {
         "version": VERSION,
         "source": facts,
@@ -185,12 +223,11 @@ def preprocess(config: Config) -> Corpus:
         "split": split,
         "validation": validation,
         "unfinished": [i for i, tweet in enumerate(tweets) if not tweet.finished],
-        "sha256": hashlib.sha256(text).hexdigest(),
         "settings": asdict(settings),
     }
-    write_processed(config.paths, text, info)
+    write_processed(config.paths, tweets, info)
     report(sources, collector.tally, info, config.paths.processed_txt)
-    return make_corpus(tweets, info)
+    return load_processed(config.paths)
 
 
 def source_info(sources: list[Source]) -> dict[str, Any]:
@@ -212,20 +249,15 @@ def source_info(sources: list[Source]) -> dict[str, Any]:
     }
 
 
-def make_corpus(tweets: list[Tweet], info: dict[str, Any]) -> Corpus:
-    """Both sides, in the file's order."""
-    chosen = set(info["validation"])
-    return Corpus(
-        train=[tweet for i, tweet in enumerate(tweets) if i not in chosen],
-        val=[tweets[i] for i in info["validation"]],
-        info=info,
-    )
-
-
-def write_processed(paths: PathsConfig, text: bytes, info: dict[str, Any]) -> None:
+def write_processed(paths: PathsConfig, tweets: list[Tweet], info: dict[str, Any]) -> None:
     """Write the pair. The JSON comes last and holds the text's hash, so that half a pair is never read as whole."""
-    with atomic_write(paths.processed_txt) as temporary:
-        temporary.write_bytes(text)
+    digest = hashlib.sha256()
+    with atomic_write(paths.processed_txt) as temporary, temporary.open("wb") as file:
+        for tweet in tweets:
+            line = f"{tweet.text}\n".encode()
+            digest.update(line)
+            file.write(line)
+    info["sha256"] = digest.hexdigest()
     with atomic_write(paths.processed_json) as temporary:
         temporary.write_text(json.dumps(info, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -244,7 +276,8 @@ def load_processed(paths: PathsConfig) -> Corpus:
     text = text_path.read_bytes()
     try:
         info = json.loads(json_path.read_text(encoding="utf-8"))
-        version, sha256, unfinished = info["version"], info["sha256"], set(info["unfinished"])
+        version, sha256 = info["version"], info["sha256"]
+        unfinished, validation = (np.array(info[key], dtype=np.int64) for key in ("unfinished", "validation"))
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{json_path} is broken: {again}") from None
     if version != VERSION:
@@ -253,8 +286,18 @@ def load_processed(paths: PathsConfig) -> Corpus:
         raise UserError(
             f"{text_path} is not the file that {json_path.name} describes (changed or half-written): {again}"
         )
-    lines = text.decode().split("\n")[:-1]
-    return make_corpus([Tweet(line, i not in unfinished) for i, line in enumerate(lines)], info)
+    starts = line_starts(text)
+    finished, is_train = np.ones(len(starts) - 1, np.bool_), np.ones(len(starts) - 1, np.bool_)
+    finished[unfinished], is_train[validation] = False, False
+    train, val = (Lines(text, starts, chosen, finished) for chosen in (np.flatnonzero(is_train), validation))
+    return Corpus(train, val, info)
+
+
+def line_starts(text: bytes) -> NDArray[np.int64]:
+    """Where each line begins, and the end, (lines + 1,)."""
+    codes, step = np.frombuffer(text, np.uint8), 1 << 24
+    ends = [first + np.flatnonzero(codes[first : first + step] == ord("\n")) for first in range(0, len(codes), step)]
+    return np.concatenate([[0], *(part + 1 for part in ends)]).astype(np.int64)
 
 
 def report(sources: list[Source], tally: Tally, info: dict[str, Any], path: Path) -> None:

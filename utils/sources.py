@@ -22,6 +22,7 @@ __all__ = ["KAGGLE", "Post", "Source", "default_path", "download", "open_sources
 KAGGLE = "gpreda/elon-musk-tweets"
 KAGGLE_HOST = "https://api.kaggle.com"  # where kagglehub asks
 SAMPLE = Path(__file__).parents[1] / "data" / "sample_tweets.csv"
+OWN = "elon_tweets.csv"
 PROBE_SECONDS = 3.0
 KINDS = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
@@ -104,12 +105,16 @@ def read_stdin(settings: DataConfig) -> Source:
     return source
 
 
+def local_default(config: Config) -> Path | None:
+    """One's own elon_tweets.csv, under the root or in the checkout."""
+    return next((path for path in (config.paths.data / OWN, Path("data") / OWN) if path.is_file()), None)
+
+
 def default_path(config: Config) -> Path:
     """The file to use when data.path is null: one's own elon_tweets.csv, else Kaggle's, else the sample."""
-    own = config.paths.data / "elon_tweets.csv"
-    for path in (own, Path("data/elon_tweets.csv")):
-        if path.is_file():
-            return path
+    if path := local_default(config):
+        return path
+    own = config.paths.data / OWN
     say(f"No data.path and no {own}: trying Kaggle's {KAGGLE} (public, no account needed) ...")
     try:
         return fetch(own)
@@ -126,7 +131,7 @@ def download(config: Config, arguments: Namespace) -> None:
     Raises:
         UserError: Kaggle cannot be reached, or gives no CSV.
     """
-    path = fetch(config.paths.data / "elon_tweets.csv")
+    path = fetch(config.paths.data / OWN)
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 

@@ -4,11 +4,15 @@ import hashlib
 import math
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from config.schema import UserError
+from utils.clean import pieces, squeeze
+
+CHUNK = 1 << 22  # runs of words hashed together
 
 _SYMBOLS = re.compile(r"[^\w\s]+")
 _PUNCTUATION = re.compile("[!-/:-@\\[-`{-~\xa1-\xbf\u2010-\u205e\u3001-\u303f\uff01-\uff0f\ufe0f]+")
@@ -21,55 +25,83 @@ def words(text: str) -> list[str]:
 
 def normal_form(text: str) -> str:
     """The text without case, punctuation and doubled spaces: two texts of one normal form are one text, said twice."""
-    return " ".join(_PUNCTUATION.sub("", text.casefold()).split()) or text
+    return squeeze(_PUNCTUATION.sub("", text.casefold())) or text
 
 
-def shingle_pairs(texts: Sequence[str], length: int) -> tuple["np.ndarray", "np.ndarray"]:
-    """Pairs of tweets that share a run of `length` words; tweets shorter than that, all their words.
-
-    An inverted index without the index: each run is hashed to 64 bits, the hashes are sorted, and equal neighbours
-    belong together (two different runs meet by chance once in about 10^5 corpora of a million tweets).
+def number_words(texts: Sequence[str], length: int) -> tuple[NDArray[np.uint32], NDArray[np.int64], int]:
+    """The words of all texts as numbers from 1 on, one text after another; shorter ones than `length` filled up with 0.
 
     Returns:
-        Two arrays of positions in `texts`, (pairs,) each.
+        (words,) the numbers; (texts + 1,) where each text begins; and how many different words there are.
     """
     numbers: dict[str, int] = {}
     flat, starts = array("I"), array("q", [0])
     for text in texts:
-        found = words(text) or [text]
+        for piece in pieces(text):
+            flat.extend(numbers.setdefault(word, len(numbers) + 1) for word in words(piece))
+        if len(flat) == starts[-1]:
+            flat.append(numbers.setdefault(text, len(numbers) + 1))
         # A short text is one run of its own, padded with word 0, which no text has.
-        flat.extend(numbers.setdefault(word, len(numbers) + 1) for word in found)
-        flat.extend([0] * (length - len(found)))
+        flat.extend([0] * (length - (len(flat) - starts[-1])))
         starts.append(len(flat))
-    ids = np.frombuffer(flat, dtype=np.uint32).astype(np.uint64)
-    bounds = np.frombuffer(starts, dtype=np.int64)
-    mixed = (ids + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # splitmix64: spreads small numbers over 64 bits
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(27)
-    count = len(ids) - length + 1
-    hashes = np.zeros(count, dtype=np.uint64)
-    for offset in range(length):
-        hashes = hashes * np.uint64(0x94D049BB133111EB) + mixed[offset : offset + count]
-    owner = np.repeat(np.arange(len(texts), dtype=np.int32), np.diff(bounds))[:count]
-    inside = np.arange(count) + length <= bounds[1:][owner]  # a run may not reach into the next tweet
-    hashes, owner = hashes[inside], owner[inside]
-    order = np.argsort(hashes, kind="stable")
-    hashes, owner = hashes[order], owner[order]
-    same = hashes[1:] == hashes[:-1]
-    return owner[:-1][same], owner[1:][same]
+    return np.frombuffer(flat, dtype=np.uint32), np.frombuffer(starts, dtype=np.int64), len(numbers)
+
+
+def hash_runs(ids: NDArray[np.uint32], different: int, length: int) -> NDArray[np.uint64]:
+    """A hash of every run of `length` words of `ids` (n,), (n - length + 1,)."""
+    table = (np.arange(different + 1, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    table = (table ^ (table >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64: small numbers to 64 bits
+    table ^= table >> np.uint64(27)
+    hashes = np.zeros(len(ids) - length + 1, dtype=np.uint64)
+    for first in range(0, len(hashes), CHUNK):
+        here = hashes[first : first + CHUNK]
+        mixed = table[ids[first : first + CHUNK + length - 1]]
+        for offset in range(length):
+            here *= np.uint64(0x94D049BB133111EB)
+            here += mixed[offset : offset + len(here)]
+    return hashes
+
+
+def shingle_pairs(texts: Sequence[str], length: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pairs of tweets that share a run of `length` words; tweets shorter than that, all their words.
+
+    An inverted index without the index: each run is hashed to 64 bits, the hashes are sorted, and equal neighbours
+    belong together (two different runs meet by chance once in about 10^5 corpora of a million tweets). It takes some
+    13 bytes a word, and the hashes are sorted part by part.
+
+    Yields:
+        Two arrays of positions in `texts`, (pairs,) each.
+    """
+    ids, bounds, different = number_words(texts, length)
+    hashes = hash_runs(ids, different, length)
+    part = (hashes >> np.uint64(60)).astype(np.uint8)  # 16 parts
+    for offset in range(1, length):  # a run may not reach into the next tweet
+        starts = bounds[1:] - offset
+        part[starts[starts < len(part)]] = 255
+    for number in range(16):
+        chosen = np.flatnonzero(part == number)
+        here = hashes[chosen]
+        order = np.argsort(here, kind="stable")
+        here, chosen = here[order], chosen[order]
+        same = here[1:] == here[:-1]
+        left, right = (
+            np.searchsorted(bounds, runs, side="right") - 1 for runs in (chosen[:-1][same], chosen[1:][same])
+        )
+        other = left != right  # a long text may well repeat itself
+        yield left[other], right[other]
 
 
 def clusters(texts: Sequence[str], *, length: int) -> list[int]:
     """The number of each tweet's cluster: the position of its first tweet. Union-find over shared runs of words."""
     parent = list(range(len(texts)))
-    left, right = shingle_pairs(texts, length)
-    for a, b in zip(left.tolist(), right.tolist(), strict=True):
-        while parent[a] != a:
-            parent[a] = a = parent[parent[a]]
-        while parent[b] != b:
-            parent[b] = b = parent[parent[b]]
-        if a != b:
-            parent[max(a, b)] = min(a, b)
+    for left, right in shingle_pairs(texts, length):
+        for a, b in zip(left.tolist(), right.tolist(), strict=True):
+            while parent[a] != a:
+                parent[a] = a = parent[parent[a]]
+            while parent[b] != b:
+                parent[b] = b = parent[parent[b]]
+            if a != b:
+                parent[max(a, b)] = min(a, b)
     for i, above in enumerate(parent):
         parent[i] = parent[above]  # parents come before their children, so theirs are final
     return parent

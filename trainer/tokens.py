@@ -1,0 +1,151 @@
+"""Texts as one long run of GPT-2's token ids, on disk and mapped into memory: it may be far larger than memory.
+
+    END t1 t2 ... tn END  END t1 ... tn  END t1 ...
+    a whole text          one cut off    the next
+
+Two bytes a token: GPT-2's ids fit.
+"""
+
+import re
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.tokenizer import END, NUM_TOKENS, Tokenizer
+from utils.preprocess import Tweet
+
+PIECE = 50_000  # characters: a longer text is encoded piece by piece, or its encoding alone would fill the memory
+BATCH = 1_000_000  # characters encoded together; the tokenizer shares them among the cores
+CHUNK = 1 << 24  # ids looked at together
+SAY_SECONDS = 5.0  # between lines on how far it is
+# GPT-2 cuts before a lone space whatever follows, so a text cut there has the same tokens.
+GAP = re.compile(r"(?<=\w) (?=\w)")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts, framed with end marks and put end to end.
+
+    Attributes:
+        ids: (total,) uint16 GPT-2 ids; every text begins with the end mark.
+        bounds: (texts + 1,) where each text begins in `ids`, and the end.
+        num_bytes: (texts,) UTF-8 bytes of the text, and one more for its end.
+        finished: (texts,) whether the end mark is part of it.
+    """
+
+    ids: NDArray[np.uint16]
+    bounds: NDArray[np.int64]
+    num_bytes: NDArray[np.int64]
+    finished: NDArray[np.bool_]
+
+    @classmethod
+    def encode(cls, tweets: Sequence[Tweet], tokenizer: Tokenizer, *, folder: Path | None = None) -> "Tokens":
+        """Encode texts batch by batch into a file that is gone with the last who uses it.
+
+        Args:
+            tweets: read one after another, once.
+            folder: where that file lies; None: where the system keeps such files, which may be memory.
+        """
+        bounds, num_bytes, finished = array("q", [0]), array("q"), array("b")
+        started = said = time.perf_counter()
+        with tempfile.TemporaryFile(dir=folder, prefix="tokens-") as file:
+            for batch in batches(tweets):
+                bodies = tokenizer.encode_batch([piece.text for piece in batch])
+                ids = array("H")
+                for piece, body in zip(batch, bodies, strict=True):
+                    if piece.first:
+                        ids.append(END)
+                        num_bytes.append(1)
+                    ids.extend(body)
+                    num_bytes[-1] += len(piece.text.encode())
+                    if piece.last:
+                        finished.append(piece.finished)
+                        if piece.finished:
+                            ids.append(END)
+                        bounds.append(file.tell() // 2 + len(ids))
+                file.write(ids.tobytes())
+                if time.perf_counter() - said > SAY_SECONDS:
+                    said = time.perf_counter()
+                    print(f"Tokenising: {len(finished):,} of {len(tweets):,} texts", file=sys.stderr, flush=True)
+            total = file.tell() // 2
+            file.flush()
+            flat = np.memmap(file, np.uint16, "r") if total else np.zeros(0, np.uint16)
+        if said > started:
+            print(f"Tokenised: {total:,} tokens in {time.perf_counter() - started:.0f} s", file=sys.stderr)
+        return cls(
+            flat,
+            np.array(bounds, np.int64),
+            np.array(num_bytes, np.int64),
+            np.array(finished, np.bool_),
+        )
+
+    @property
+    def num_predictions(self) -> int:
+        """Tokens to predict, end marks included: all but the first of each text."""
+        return len(self.ids) - len(self.finished)
+
+    def counts(self) -> NDArray[np.int64]:
+        """How often each of GPT-2's tokens stands in the texts, framing end marks included, (50257,)."""
+        total = np.zeros(NUM_TOKENS, np.int64)
+        for first in range(0, len(self.ids), CHUNK):
+            total += np.bincount(self.ids[first : first + CHUNK], minlength=NUM_TOKENS)
+        return total
+
+    def places_of(self, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Where in `ids` the tokens stand that are `wanted` (50257,); in order."""
+        parts = [
+            first + np.flatnonzero(wanted[self.ids[first : first + CHUNK]]) for first in range(0, len(self.ids), CHUNK)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def texts(self) -> list[list[int]]:
+        """The framed ids of each text; takes 36 bytes a token."""
+        return [self.ids[first:end].tolist() for first, end in pairwise(self.bounds.tolist())]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A text, or a part of one."""
+
+    text: str
+    first: bool
+    last: bool
+    finished: bool
+
+
+def cuts(text: str) -> Iterator[tuple[int, int]]:
+    """Where the pieces of a text begin and end: about PIECE characters each, which put together have its tokens.
+
+    It is cut where GPT-2 cuts anyhow, between two words. Where there is no such place in a whole PIECE it is cut all
+    the same: the text stays itself, one of its tokens becomes two.
+    """
+    start = 0
+    while len(text) - start > 2 * PIECE:
+        gap = GAP.search(text, start + PIECE, start + 2 * PIECE)
+        end = gap.start() if gap else start + 2 * PIECE
+        yield start, end
+        start = end
+    yield start, len(text)
+
+
+def batches(tweets: Sequence[Tweet]) -> Iterator[list[Piece]]:
+    """All texts as pieces, in order, about BATCH characters together."""
+    batch: list[Piece] = []
+    size = 0
+    for tweet in tweets:
+        for start, end in cuts(tweet.text):
+            batch.append(Piece(tweet.text[start:end], start == 0, end == len(tweet.text), tweet.finished))
+            size += end - start
+            if size >= BATCH:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
