@@ -125,6 +125,16 @@ class NGram:
             contexts = np.concatenate(([MISSING], found[-1][:-1]))
         return found
 
+    def contexts(self, last: Ints) -> list[Ints]:
+        """For `spread`: ids of the contexts that the newest tokens `last` (n, order - 1) make; MISSING: none."""
+        found = []
+        for length in range(1, last.shape[1] + 1):
+            ids = np.zeros(len(last), dtype=np.int64)
+            for level, tokens in zip(self.levels, last[:, -length:].T, strict=False):
+                ids = np.where((ids >= 0) & (tokens >= 0), level.find(ids, tokens), MISSING)
+            found.append(ids)
+        return found
+
     def unigram(self) -> Floats:
         """The lowest level, (50257,): what is expected when nothing is known of the context."""
         gram, _, excess, rest = self.levels[0].share(np.zeros(1, dtype=np.int64))

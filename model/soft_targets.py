@@ -79,18 +79,3 @@ def concatenate(parts: Sequence[SoftTargets]) -> SoftTargets:
     assert all(torch.equal(part.base, base) for part in parts), "soft targets with different bases can't be joined"
     rows, probs, tail = (torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "probs", "tail"))
     return SoftTargets(rows, probs, tail, base)
-
-
-def mix(parts: Sequence[SoftTargets], weights: Sequence[float], top_k: int, *, chunk: int = 2048) -> SoftTargets:
-    """The weighted mean of several teachers' distributions at the same places, compressed again.
-
-    Goes through the full distributions of `chunk` places at a time, so teachers may differ in base and k.
-    """
-    assert len(parts) == len(weights) and len({len(part) for part in parts}) == 1, "teachers of different texts"
-    shares = [weight / sum(weights) for weight in weights]
-    base = torch.stack([share * part.base for share, part in zip(shares, parts, strict=True)]).sum(0)
-    mixed = []
-    for index in torch.arange(len(parts[0]), device=base.device).split(chunk):
-        full = torch.stack([share * dense(part, index) for share, part in zip(shares, parts, strict=True)]).sum(0)
-        mixed.append(compress(full, base, top_k))
-    return concatenate(mixed)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.soft_targets import SoftTargets, compress, concatenate, dense, mix
+from model.soft_targets import SoftTargets, compress, concatenate, dense
 
 N, V = 300, 2000
 BASE = torch.arange(1, V + 1).double().pow(-1.0)
@@ -97,13 +97,6 @@ def test_take_concatenate_and_to() -> None:
 def test_different_bases_are_not_joined() -> None:
     with pytest.raises(AssertionError, match="different bases"):
         concatenate([compress(peaked(4), BASE, 8), compress(peaked(4), BASE.flip(0), 8)])
-
-
-def test_mix_is_the_weighted_mean() -> None:
-    one, two = compress(peaked(), BASE, 16), compress(peaked(seed=1), BASE.flip(0), 24)
-    mixed = mix([one, two], [3.0, 1.0], V, chunk=70)
-    torch.testing.assert_close(full(mixed), 0.75 * full(one) + 0.25 * full(two), atol=1e-6, rtol=1e-4)
-    assert mix([one, two], [3.0, 1.0], 8).rows.shape == (N, 8)
 
 
 def test_rounding_in_the_teacher_does_no_harm() -> None:

@@ -1,6 +1,7 @@
 """Distillation: nobody marks his own training tweets, targets stand where they belong, nothing is trained twice."""
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -8,34 +9,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from config.cli import parse, run_command
+from config.cli import run_command
 from config.schema import Config, UserError
+from generate.copies import CopyCheck
 from model.checkpoint import load_bundle, load_checkpoint
-from model.ngram import NGram
-from model.soft_targets import SoftTargets, compress, dense
-from model.tokenizer import load_tokenizer
-from model.transformer import GPT
-from model.vocabulary import Vocabulary
+from model.ngram import NGram, into_rows
 from tests.conftest import TINY
 from trainer import distill as module
-from trainer import teachers
-from trainer.batches import PAD, Batch, Rows
-from trainer.distill import distill, make_teacher, set_up, teacher_line
+from trainer import stages
+from trainer.batches import Rows
+from trainer.committee import Committee
+from trainer.distill import distill, scored
 from trainer.distill_report import show, verdict
 from trainer.prepare import Job, framed_ids, prepare
 from trainer.score import score
-from trainer.teachers import Ensemble, KneserNey, Mixture, fold_of, soften, unigram_rows
+from trainer.stages import set_up
+from trainer.teachers import fold_of, make_teachers, write_tweets
 from trainer.train import Interrupted, Trainer, train
 from utils.preprocess import Corpus, Tweet
 
 SettingsOf = Callable[..., Config]
-QUICK = ["--train.epochs", "1", "--distill.members", "3", "--distill.member_epochs", "1", "--evaluate.samples", "8"]
-QUICK += ["--generate.max_new_tokens", "12"]
-PARTS = ["teachers/member_1", "teachers/member_2", "teachers/member_3", "control", "student"]
+QUICK = ["--train.epochs", "2", "--distill.members", "3", "--distill.member_epochs", "1", "--evaluate.samples", "8"]
+QUICK += ["--generate.max_new_tokens", "12", "--distill.sampled", "1"]
+PARTS = ["usual", "teachers/member_1", "teachers/member_2", "teachers/member_3", "control", "student"]
 
 
 @pytest.fixture(scope="module")
@@ -61,96 +62,6 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.fixture(scope="module")
-def ensemble(tweets: list[Tweet]) -> tuple[Ensemble, list[list[int]]]:
-    """Two random models, five tweets of which each takes several rows, two folds; and the framed tweets."""
-    shape = replace(parse("train", TINY)[0].model, block_size=4)
-    tokenizer, some = load_tokenizer("gpt2"), [tweets[0], tweets[12], tweets[42], tweets[3], tweets[148]]
-    vocabulary = Vocabulary.build(shape, tokenizer, tokenizer.encode_batch([tweet.text for tweet in some]))
-    members = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        members.append(GPT(shape, vocabulary.num_rows).eval())
-        for parameter in members[-1].parameters():
-            parameter.data += torch.randn_like(parameter) / 3  # opinions that can be told apart
-    rows, framed = Rows.encode(some, tokenizer, vocabulary, shape.block_size), framed_ids(some, tokenizer)
-    base = unigram_rows(NGram.fit(framed, 2), vocabulary)
-    return Ensemble(members, vocabulary, rows, base, torch.tensor([0, 1, 1, 0, 1])), framed
-
-
-@torch.no_grad()
-def one_by_one(model: GPT, vocabulary: Vocabulary, tweet: list[int]) -> Tensor:
-    """Logits at every place of a framed tweet, in pieces of the block size, each read alone."""
-    pieces = vocabulary.to_rows(tweet[:-1]).split(model.config.block_size)
-    return torch.cat([model(piece[None])[0] for piece in pieces])
-
-
-@pytest.mark.parametrize("crossed", [True, False])
-def test_targets_are_numbered_as_the_predictions_of_rows(
-    ensemble: tuple[Ensemble, list[list[int]]], crossed: bool
-) -> None:
-    whole, framed = ensemble
-    assert whole.folds is not None and len(whole.train.starts) > len(framed)
-    asked = whole if crossed else replace(whole, folds=None)
-    expected = []
-    for tweet, fold in zip(framed, whole.folds.tolist(), strict=True):
-        answers = [one_by_one(member, whole.vocabulary, tweet).softmax(-1) for member in whole.members]
-        expected.append(answers[fold] if crossed else (answers[0] + answers[1]) / 2)
-    targets = asked.targets(whole.vocabulary.num_rows)
-    assert len(targets) == whole.train.num_predictions == sum(len(tweet) - 1 for tweet in framed)
-    found = dense(targets, torch.arange(len(targets)))
-    torch.testing.assert_close(found, torch.cat(expected), atol=1e-5, rtol=1e-4)
-    assert float((torch.cat(expected)[:-1] - torch.cat(expected)[1:]).abs().amax(-1).min()) > 1e-3  # order matters
-
-
-def test_a_batch_of_training_gets_the_targets_of_its_places(ensemble: tuple[Ensemble, list[list[int]]]) -> None:
-    whole, framed = ensemble
-    targets = KneserNey(NGram.fit(framed, 2), whole.vocabulary, framed, framed).targets(whole.vocabulary.num_rows)
-    numbered = [row for tweet in framed for row in whole.vocabulary.to_rows(tweet[1:]).tolist()]
-    for chosen in whole.train.epoch(3, seed=0, epoch=0):
-        batch = whole.train.batch(chosen)
-        real = batch.targets != PAD
-        assert [numbered[place] for place in batch.index[real].tolist()] == batch.targets[real].tolist()
-    assert len(targets) == len(numbered)
-
-
-def test_a_mixture_is_the_weighted_mean_and_sums_to_one(ensemble: tuple[Ensemble, list[list[int]]]) -> None:
-    whole, framed = ensemble
-    ngram = KneserNey(NGram.fit(framed, 2), whole.vocabulary, framed, framed)
-    mixture = Mixture([whole, ngram], [3.0, 1.0])
-    rows = whole.vocabulary.num_rows
-    parts = [dense(part.targets(rows), torch.arange(whole.train.num_predictions)) for part in (whole, ngram)]
-    full = dense(mixture.targets(rows), torch.arange(whole.train.num_predictions))
-    torch.testing.assert_close(full, 0.75 * parts[0] + 0.25 * parts[1], atol=1e-5, rtol=1e-4)
-    few = dense(mixture.targets(5), torch.arange(whole.train.num_predictions))
-    for distributions in (full, few):
-        torch.testing.assert_close(distributions.sum(-1), torch.ones(len(full)), atol=1e-5, rtol=0)
-    assert mixture.name == "ensemble of 2 + 2-gram"
-
-
-def test_chances_are_those_of_gpt2s_tokens(ensemble: tuple[Ensemble, list[list[int]]]) -> None:
-    whole, framed = ensemble
-    ngram = NGram.fit(framed, 2)
-    unseen = [Tweet("The rocket zyzzyva 🚀 hums.", True), Tweet("Cut in the mid", False)]
-    val, tokenizer = framed_ids(unseen, load_tokenizer("gpt2")), load_tokenizer("gpt2")
-    expected = []
-    for tweet in val:
-        logits = [one_by_one(member, whole.vocabulary, tweet) for member in whole.members]
-        of_tokens = torch.stack([whole.vocabulary.log_probs(one).exp() for one in logits]).mean(0)  # (n, 50257)
-        chosen = of_tokens.gather(1, torch.tensor(tweet[1:])[:, None])[:, 0]
-        expected.append(0.5 * chosen.double() + 0.5 * torch.from_numpy(ngram.log_probs(tweet)).exp())
-    mixture = Mixture([whole, KneserNey(ngram, whole.vocabulary, framed, val)], [1.0, 1.0])
-    found = mixture.chances(Rows.encode(unseen, tokenizer, whole.vocabulary, 4))
-    torch.testing.assert_close(found, torch.cat(expected), atol=1e-9, rtol=1e-4)
-
-
-def test_softening_is_a_power_of_the_probabilities() -> None:
-    p = torch.randn(5, 9, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    base = torch.full((9,), 1 / 9)
-    softer = dense(soften(compress(p, base, 9), temperature=2.0, top_k=9), torch.arange(5))
-    torch.testing.assert_close(softer, (p.log() / 2).softmax(-1), atol=1e-6, rtol=1e-4)
-
-
 def test_folds_are_even_and_depend_on_the_seed_alone() -> None:
     folds = fold_of(103, 4, seed=5)
     assert sorted(torch.bincount(folds).tolist()) == [25, 26, 26, 26]
@@ -169,28 +80,63 @@ def test_nobody_speaks_on_tweets_he_was_trained_on(
         seen[more["folder"].stem] = {tweet.text for tweet in own.train}
         return job
 
-    asked: list[tuple[int, Batch]] = []
-    answer = teachers.expected
-
-    def listen(members: list[GPT], batch: Batch) -> Tensor:
-        asked.extend((id(member), batch) for member in members)
-        return answer(members, batch)
-
-    monkeypatch.setattr(module, "prepare", spy)
-    monkeypatch.setattr(teachers, "expected", listen)
-    setting = set_up(settings(*QUICK), corpus)
-    mixture = make_teacher(setting)
-    targets = mixture.targets(8)
-    members = mixture.teachers[0]
-    assert isinstance(members, Ensemble) and isinstance(targets, SoftTargets)
-    fitted = {id(member): seen[f"member_{n + 1}"] for n, member in enumerate(members.members)}
-    owner = members.train.tweet.repeat_interleave(members.train.lengths)
+    monkeypatch.setattr(stages, "prepare", spy)
+    setting = set_up(settings(*QUICK, "--distill.cross_fit", "true"), corpus)
+    teachers = make_teachers(setting, Path("nobody.pth"))
+    rows = setting.rows("train")
+    memory = teachers.memory(rows)
+    owner = rows.tweet.repeat_interleave(rows.lengths)
+    members = [member.model for member in teachers.groups[0].members]
     spoken_on = []
-    for member, batch in asked:
-        tweets = owner[batch.index[batch.targets != PAD]].unique().tolist()
-        assert not {corpus.train[tweet].text for tweet in tweets} & fitted[member]
+    for part in memory.parts:
+        (voice,) = part.committee.voices
+        assert part.committee.ngram is None  # it would have counted the tweet
+        tweets = owner[part.places].unique().tolist()
+        number = next(n for n, member in enumerate(members) if member is voice.model)
+        assert not {corpus.train[tweet].text for tweet in tweets} & seen[f"member_{number + 1}"]
         spoken_on += tweets
     assert sorted(spoken_on) == list(range(len(corpus.train)))  # each tweet once
+    assert memory.ngram is not None and len(memory.ngram) == rows.num_predictions
+
+
+def test_who_has_read_the_tweets_speaks_only_where_nobody_else_can(settings: SettingsOf, corpus: Corpus) -> None:
+    flags = [*QUICK, "--distill.cross_fit", "false"]
+    for names, parts in (("[ensemble, ngram]", 0), ("[ensemble]", 1), ("[ngram]", 0)):
+        setting = set_up(settings(*flags, "--distill.teacher", names), corpus)
+        teachers = make_teachers(setting, Path("nobody.pth"))
+        memory = teachers.memory(setting.rows("train"))
+        assert len(memory.parts) == parts and (memory.ngram is None) == (names == "[ensemble]")
+        found = memory.at(torch.arange(0, len(memory), 7))
+        torch.testing.assert_close(found.sum(-1), torch.ones(len(found)), atol=1e-4, rtol=0)
+
+
+def test_what_the_teachers_write_is_new_and_ends(settings: SettingsOf, corpus: Corpus) -> None:
+    setting = set_up(settings(*QUICK), corpus)
+    teachers = make_teachers(setting, Path("nobody.pth"))
+    written = write_tweets(teachers, 300)
+    real = CopyCheck([tweet.text for tweet in (*corpus.train, *corpus.val)], [])
+    assert len(written) == 300 and all(tweet.finished and tweet.text.strip() for tweet in written)
+    assert not any(real.exact(tweet.text) for tweet in written)
+    assert written == write_tweets(teachers, 300)  # the same seed writes the same
+
+
+def test_the_student_learns_from_all_on_written_tweets(settings: SettingsOf, corpus: Corpus) -> None:
+    """Against the members and the n-gram asked one by one."""
+    setting = set_up(settings(*QUICK, "--distill.weights", "[3, 1]"), corpus)
+    teachers = make_teachers(setting, Path("nobody.pth"))
+    new = [Tweet("The comet hums at dawn!", True), Tweet("The dog glows on Mars?", True)]
+    rows = Rows.encode([*corpus.train, *new], setting.tokenizer, setting.vocabulary, setting.config.model.block_size)
+    real = setting.rows("train").num_predictions
+    found = teachers.memory(rows).at(torch.arange(real, rows.num_predictions))
+    expected = []
+    ngram = NGram.fit(framed_ids(corpus.train, setting.tokenizer), 3)
+    for tweet in framed_ids(new, setting.tokenizer):
+        inputs = setting.vocabulary.to_rows(tweet[:-1])[None]
+        with torch.no_grad():
+            said = [member.model(inputs)[0].softmax(-1) for member in teachers.groups[0].members]
+        counted = [into_rows(ngram.distribution(tweet[: n + 1]), setting.vocabulary) for n in range(len(tweet) - 1)]
+        expected.append(0.75 * torch.stack(said).mean(0) + 0.25 * torch.from_numpy(np.stack(counted)).float())
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-6, rtol=1e-3)
 
 
 def test_distill_from_end_to_end_and_again(
@@ -211,7 +157,8 @@ def test_distill_from_end_to_end_and_again(
         assert result[who]["parameters"] > 0 and result[who]["tokens_per_second"] > 0
         assert f"{result[who]['bits_per_byte']:.3f}" in out
     student, control = result["student"], result["control"]
-    assert student["parameters"] == control["parameters"] and student["steps"] == control["steps"] == 4
+    assert student["parameters"] == control["parameters"] == result["usual"]["parameters"]
+    assert student["steps"] == control["steps"] == 8  # of 32: 2 epochs of 128 tweets, or one of 128 and as many new
     difference = student["bits_per_byte"] - control["bits_per_byte"]
     assert student["against_control"]["difference"] == pytest.approx(difference)
     assert {"stop_rate", "exact_copies", "ngram8_in_train"} <= student.keys() & control.keys()
@@ -237,43 +184,43 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     parts = settings(*QUICK, "--paths.root", str(tmp_path / "parts"))
     original, done = Trainer.update, 0
 
-    def update(self: Trainer, rows: Tensor, tokens: Tensor) -> None:
+    def update(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
         nonlocal done
-        original(self, rows, tokens)
+        original(self, rows, unseen)
         done += 1
-        if done == 5:  # a member is 3 updates: inside the second
+        if done == 14:  # usual takes 8 updates, a member 4: inside the second
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", update)
         with pytest.raises(Interrupted, match=r"main\.py distill"):
             distill(parts, corpus)
-    assert trained == PARTS[:2]
+    assert trained == PARTS[:3]
     trained.clear()
     torch.manual_seed(999)  # a new process would not have this run's random state either
     steps = []
 
-    def note(self: Trainer, rows: Tensor, tokens: Tensor) -> None:
+    def note(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
         steps.append(self.state.step)
-        original(self, rows, tokens)
+        original(self, rows, unseen)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", note)
         resumed = distill(parts, corpus)
-    assert trained == PARTS[1:] and steps[:2] == [2, 0]  # the second goes on at its third update, then the third begins
+    assert trained == PARTS[2:] and steps[:3] == [2, 3, 0]  # the second goes on at its third update, then the third
     whole = distill(settings(*QUICK, "--paths.root", str(tmp_path / "whole")), corpus)
     for who in ("teacher", "student", "control"):
         assert resumed[who]["bits_per_byte"] == whole[who]["bits_per_byte"]
 
 
-def test_control_is_what_train_left_if_it_was_made_so(settings: SettingsOf, corpus: Corpus, trained: list[str]) -> None:
+def test_usual_is_what_train_left_if_it_was_made_so(settings: SettingsOf, corpus: Corpus, trained: list[str]) -> None:
     config = settings(*QUICK, "--distill.teacher", "ngram")
     train(config, corpus)
     trained.clear()
-    assert distill(config, corpus)["control"]["name"].endswith("best_model.pth")
-    assert trained == ["student"]
+    assert distill(config, corpus)["usual"]["name"].endswith("best_model.pth")
+    assert trained == ["control", "student"]
     other = settings(*QUICK, "--distill.teacher", "ngram", "--train.learning_rate", "0.02")
-    assert distill(other, corpus)["control"]["name"].endswith("control.pth")
+    assert distill(other, corpus)["usual"]["name"].endswith("usual.pth")
     assert load_checkpoint(config.paths.best_model)["config"]["train"]["learning_rate"] == 0.01  # left as it was
 
 
@@ -282,25 +229,66 @@ def test_a_checkpoint_teaches_if_it_fits(settings: SettingsOf, corpus: Corpus, t
     config = settings(*QUICK, "--distill.teacher", path)
     train(config, corpus)
     setting = set_up(config, corpus)
-    mixture = make_teacher(setting)
-    bits = score(load_bundle(Path(path), setting.device).model, setting.vocabulary, setting.rows("val")).bits_per_byte
-    assert teacher_line(setting, mixture)[0]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
-    assert len(mixture.targets(8)) == setting.rows("train").num_predictions
+    teachers = make_teachers(setting, Path("nobody.pth"))
+    val = setting.rows("val")
+    bits = score(load_bundle(Path(path), setting.device).model, setting.vocabulary, val).bits_per_byte
+    assert scored(setting, teachers.committee(), "", val)[0]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
     elsewhere = replace(corpus, info={"split": {"hash": "another"}})
     for flags, tweets, words in (
         ([], elsewhere, "another split"),
-        (["--model.min_count", "50"], corpus, "another vocabulary"),
         (["--model.block_size", "200"], corpus, "reads 128 tokens, the student 200"),
         (["--distill.teacher", "nothing.pth"], corpus, "no checkpoint at nothing.pth"),
+        (["--distill.teacher", str(tmp_path)], corpus, f"distill.teacher {tmp_path}: there is no config.json in it"),
     ):
         with pytest.raises(UserError, match=words):
-            make_teacher(set_up(settings(*QUICK, "--distill.teacher", path, *flags), tweets))
+            make_teachers(set_up(settings(*QUICK, "--distill.teacher", path, *flags), tweets), Path("nobody.pth"))
+
+
+def test_a_chain_hands_on_what_it_learnt(settings: SettingsOf, corpus: Corpus, trained: list[str]) -> None:
+    config = settings(*QUICK, "--distill.teacher", "chain", "--distill.generations", "2")
+    result = distill(config, corpus)
+    assert trained == ["usual", "control", "student_1", "student"]
+    assert result["teacher"]["name"] == "student_1"
+    first = load_bundle(config.paths.checkpoints / "student_1.pth", torch.device("cpu"))
+    setting = set_up(config, corpus)
+    bits = score(first.model, first.vocabulary, setting.rows("val")).bits_per_byte
+    assert result["teacher"]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+
+
+def test_a_hugging_face_gpt2_teaches_after_fine_tuning(
+    settings: SettingsOf, corpus: Corpus, trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    shape = transformers.GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=128)
+    folder = tmp_path / "their-gpt2"
+    transformers.GPT2LMHeadModel(shape).save_pretrained(folder)
+    flags = ["--distill.teacher", str(folder), "--distill.finetune_learning_rate", "0.01"]
+    config = settings(*QUICK, *flags)
+    result = distill(config, corpus)
+    slug = next(name for name in trained if name.startswith("teachers/"))
+    assert trained == ["usual", slug, "control", "student"]
+    teacher = load_bundle(config.paths.checkpoints / f"{slug}.pth", torch.device("cpu"))
+    assert teacher.vocabulary.num_rows == 50_257 and teacher.model.config.n_embd == 16
+    untrained = 50_257 ** (-1 / 1)  # a random model gives each token about this
+    assert result["teacher"]["bits_per_byte"] < -math.log2(untrained) / 4  # it has learnt from the tweets
+    # what it expects of tokens without a row of their own is summed into the shared rows, and nothing is lost
+    setting = set_up(config, corpus)
+    memory = make_teachers(setting, Path("nobody.pth")).memory(setting.rows("train"))
+    tweet = framed_ids(corpus.train[:1], setting.tokenizer)[0]
+    with torch.no_grad():
+        of_tokens = teacher.model(torch.tensor([tweet[:-1]]))[0].softmax(-1)
+    expected = torch.zeros(len(tweet) - 1, setting.vocabulary.num_rows)
+    expected.index_add_(1, setting.vocabulary.row_of, of_tokens)
+    torch.testing.assert_close(memory.at(torch.arange(len(tweet) - 1)), expected, atol=1e-6, rtol=1e-3)
 
 
 def test_a_poor_teacher_is_told_of(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Mixture, "chances", lambda self, val: torch.full((val.num_predictions,), 1e-9).double())
+    monkeypatch.setattr(
+        Committee, "head", lambda self, memory: memory.new_zeros(*memory.shape[:-1], self.vocabulary.num_rows)
+    )
     result = distill(settings(*QUICK, "--distill.teacher", "ngram"), corpus)
     assert "no better than the student without one" in capsys.readouterr().err
     assert "The teacher is not clearly better" in result["verdict"][1]
@@ -309,11 +297,15 @@ def test_a_poor_teacher_is_told_of(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--distill.teacher", "gpt2"], "distill.teacher is 'gpt2': give ensemble, ngram, checkpoints (.pth)"),
+        (["--distill.teacher", "[ngram, ngram]"], "distill.teacher is ['ngram', 'ngram']: give ensemble, chain, ngram"),
+        (["--distill.generations", "2"], "distill.generations is 2: give 1, or chain among --distill.teacher"),
         (["--distill.teacher", "[]"], "distill.teacher is"),
         (["--distill.weights", "[1, 2, 3]"], "distill.weights is [1.0, 2.0, 3.0]: give one positive number for each"),
-        (["--distill.members", "1"], "distill.members is 1: give 2 or more, or --distill.cross_fit false"),
-        (["--distill.weight", "0"], "distill.weight is 0.0: give a share"),
+        (
+            ["--distill.members", "1", "--distill.cross_fit", "true"],
+            "distill.members is 1: give 2 or more, or --distill.cross_fit false",
+        ),
+        (["--distill.weight", "2"], "distill.weight is 2.0: give a share"),
         (["--distill.temperature", "-1"], "distill.temperature is -1.0: give a positive number"),
     ],
 )

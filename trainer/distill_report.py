@@ -9,9 +9,14 @@ from rich.table import Table
 from trainer.verdict import percent, signed
 from utils.files import atomic_write
 
-WHO = {"teacher": "teacher", "student": "student", "control": "student without a teacher"}
+WHO = {
+    "teacher": "teacher",
+    "student": "student",
+    "usual": "the same by `train`",  # with its n-gram; not there where train.ngram_weight is 0
+    "control": "the same without a teacher",
+}
 WIDTH = 100  # columns of the table
-COLOURS = {"teacher": "#6b6b6b", "student": "#d1602a", "control": "#2a78b8"}
+COLOURS = {"teacher": "#6b6b6b", "student": "#d1602a", "usual": "#3a8a5f", "control": "#2a78b8"}
 
 
 def verdict(result: dict[str, Any]) -> list[str]:
@@ -30,6 +35,11 @@ def verdict(result: dict[str, Any]) -> list[str]:
         sentences.append(f"The teacher has {signed(lead)} bits per byte; the student kept {kept} of that.")
     else:
         sentences.append(f"The teacher is not clearly better than the student without one: {signed(lead)}.")
+    if "usual" in result:
+        sentences.append(
+            f"`train`, which has an n-gram for a teacher, makes {result['usual']['bits_per_byte']:.3f} of it; the "
+            f"student beside that: {signed(student['against_usual'])}."
+        )
     if "ngram8_in_train" in student:
         sentences.append(
             f"Of the student's tweets {percent(student['ngram8_in_train'])} share 8 tokens in a row with a training "
@@ -61,11 +71,11 @@ def show(result: dict[str, Any]) -> None:
     table = Table("", box=None, pad_edge=False)
     for head in ("parameters", "bits/byte", "against the control", "ends", "copies", "8 copied", "tokens/s"):
         table.add_column(head, justify="right", no_wrap=True)
-    for who in WHO:
-        table.add_row(who, *cells(result[who]))
+    for who in [who for who in WHO if who in result]:
+        table.add_row(WHO[who], *cells(result[who]))
     console.print(table)
     console.print(
-        f"The teacher is: {result['teacher']['name']}. The control is the student without a teacher; intervals are of "
+        f"The teacher is: {result['teacher']['name']}. The control is the same without a teacher; intervals are of "
         "95%, paired by validation tweet. An n-gram's parameters are the grams it counted. Ends: samples that end by "
         "themselves. Copies: samples that are training tweets. 8 copied: samples with 8 tokens in a row from one. "
         "Tokens/s: validation tokens scored a second."
@@ -79,7 +89,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(8, 2.8), layout="constrained")
     axes = figure.subplots()
-    for place, who in enumerate(reversed(WHO)):
+    there = [who for who in reversed(WHO) if who in result]
+    for place, who in enumerate(there):
         line = result[who]
         found = line.get("against_control", {"difference": 0.0, "low": 0.0, "high": 0.0})
         axes.plot([found["low"], found["high"]], [place, place], color=COLOURS[who], linewidth=3, alpha=0.5)
@@ -87,8 +98,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         label = f"{line['bits_per_byte']:.3f}"
         axes.annotate(label, (found["difference"], place), textcoords="offset points", xytext=(0, 9), ha="center")
     axes.axvline(0.0, color=COLOURS["control"], linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(WHO)), [WHO[who] for who in reversed(WHO)])
-    axes.set(ylim=(-0.5, len(WHO) - 0.3), xlabel="bits per byte beside the student without a teacher (left is better)")
+    axes.set_yticks(range(len(there)), [WHO[who] for who in there])
+    axes.set(ylim=(-0.5, len(there) - 0.3), xlabel="bits per byte beside the same without a teacher (left is better)")
     axes.set_title(result["verdict"][0].split(":")[0], loc="left")
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

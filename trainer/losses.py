@@ -5,7 +5,7 @@ and returns what to minimise and, beside it, the plain nats of the targets, whic
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -57,23 +57,45 @@ class SoftCrossEntropy(torch.autograd.Function):
         return result.scatter_add_(1, rows, -probs * share), None, None, None, None, None
 
 
-def distillation(teacher: SoftTargets, *, weight: float, temperature: float) -> Loss:
-    """(1 - weight) cross-entropy + weight T^2 KL(teacher || student), per token (Hinton et al. 2015).
+def soft_cross_entropy(teacher: SoftTargets, *, weight: float) -> Loss:
+    """Cross-entropy with targets of which `weight` is what a teacher expects, and the rest the token itself.
 
-    The teacher's distributions must have been softened with the same temperature T when they were stored. Its entropy
-    is left out: it is a constant, so KL and cross-entropy have the same gradient.
+    That is (1 - weight) cross-entropy + weight KL(teacher || student), less the teacher's entropy, a constant.
     """
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         soft = teacher.take(index)
-        rows = soft.rows.long()
-        if temperature == 1.0:  # both parts have one softmax: mix the targets instead of the losses
-            rows = torch.cat([rows, targets[:, None]], 1)
-            hard = torch.full_like(soft.probs[:, :1], 1.0 - weight)
-            probs = torch.cat([weight * soft.probs, hard], 1)
-            return SoftCrossEntropy.apply(logits, targets, rows, probs, weight * soft.tail, soft.base)
-        softened, _ = SoftCrossEntropy.apply(logits / temperature, targets, rows, soft.probs, soft.tail, soft.base)
-        nats = F.cross_entropy(logits, targets)
-        return (1.0 - weight) * nats + weight * temperature**2 * softened, nats.detach()
+        rows = torch.cat([soft.rows.long(), targets[:, None]], 1)
+        hard = torch.full_like(soft.probs[:, :1], 1.0 - weight)
+        probs = torch.cat([weight * soft.probs, hard], 1)
+        return SoftCrossEntropy.apply(logits, targets, rows, probs, weight * soft.tail, soft.base)
+
+    return loss
+
+
+class Teaching(Protocol):
+    """Whoever can tell what is expected at places of the training text."""
+
+    def at(self, index: Tensor) -> Tensor:
+        """Probabilities (n, V) at the places `index` (n,)."""
+
+
+def distillation(teacher: Teaching, *, weight: Tensor, temperature: float) -> Loss:
+    """(1 - w) cross-entropy + w T^2 KL(teacher || student), a mean over tokens (Hinton et al. 2015).
+
+    The teacher's entropy is left out: it is a constant, so KL and cross-entropy have the same gradient.
+
+    Args:
+        weight: (N,) w at each place of the training text.
+        temperature: T; both sides are softened by it.
+    """
+
+    def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        expected, share = teacher.at(index), weight[index.cpu()].to(logits.device)
+        if temperature != 1.0:
+            expected = (expected.clamp(min=1e-30).log() / temperature).softmax(-1)
+        nats = F.cross_entropy(logits, targets, reduction="none")
+        softened = F.cross_entropy(logits / temperature, expected, reduction="none")
+        return ((1.0 - share) * nats + share * temperature**2 * softened).mean(), nats.detach().mean()
 
     return loss

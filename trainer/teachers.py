@@ -1,173 +1,163 @@
-"""Who may teach: an ensemble of models of our own and a Kneser-Ney n-gram, alone or mixed.
+"""Who may teach: models of our own, GPT-2s fine-tuned on the tweets, a Kneser-Ney n-gram; alone or mixed.
 
-A teacher answers two questions. What does it expect at each place of the training tweets, having not seen the tweet in
-question if it can help it (`targets`)? And how likely does it hold the tokens of the validation tweets (`chances`)?
+On a real training tweet a teacher who has read it teaches little: he expects it nearly to the letter. So there only
+those speak who have not: the n-gram, which leaves the tweet's counts out, and of a cross-fitted ensemble the one member
+that did not see it. Where there is nobody like that, all do. Tweets that the teachers wrote nobody has seen: all speak.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from model.ngram import NGram, into_rows, leave_one_out
-from model.soft_targets import SoftTargets, compress, concatenate, dense, mix
-from model.transformer import GPT
-from model.vocabulary import Vocabulary
-from trainer.batches import PAD, Batch, Rows
+from config.schema import TEACHERS as KINDS
+from config.schema import UserError
+from generate.copies import CopyCheck
+from generate.generate import generate
+from model.checkpoint import Bundle, load_bundle
+from model.ngram import NGram, leave_one_out
+from model.pretrained import load_pretrained
+from trainer.batches import Rows
+from trainer.committee import Committee, Memory, Part, Voice, listen
+from trainer.prepare import NGRAM_ORDER, NGRAM_TOP_K, framed_ids
+from trainer.stages import Setting, train_once
+from utils.preprocess import Tweet
 
-AT_ONCE = 64  # rows a model reads together
-CHUNK = 2048  # places whose full distributions are in memory together
-
-
-class Teacher(Protocol):
-    """See the module's text."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def parameters(self) -> int: ...
-    def targets(self, top_k: int) -> SoftTargets: ...
-    def chances(self, val: Rows) -> Tensor: ...
+TEACHER_SEED = 1000  # of the first member; not the student's, so that students with other seeds share the teachers
+WRITTEN_AT_ONCE = 1024  # tweets asked of the teachers together
+NGRAM_SHARE = 0.3  # of the mixture, if nothing else is said; 0.2 to 0.4 cost validation tweets the same
+PATIENCE = 4  # times as many tweets are tried as are wanted, before it is found that the teachers never end one
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """Models with one vocabulary; probabilities are averaged, not logits.
+class Group:
+    """One of distill.teacher: models that speak with one weight.
 
     Attributes:
-        members: in evaluation mode.
-        train: the training tweets, in the order of all of `corpus.train`.
-        base: (V,) what the tails of stored distributions look like.
-        folds: (tweets,) the one member that has not seen each training tweet; None: all have seen all.
+        folds: (tweets,) the one member that has not seen each training tweet; None: all members have seen all.
     """
 
-    members: Sequence[GPT]
-    vocabulary: Vocabulary
-    train: Rows
-    base: Tensor
-    folds: Tensor | None
+    name: str
+    members: Sequence[Bundle]
+    weight: float
+    folds: Tensor | None = None
 
-    @property
-    def name(self) -> str:
-        return f"ensemble of {len(self.members)}"
-
-    @property
-    def parameters(self) -> int:
-        return sum(member.num_parameters() for member in self.members)
-
-    def groups(self) -> Iterator[tuple[Sequence[GPT], Tensor]]:
-        """Rows of training tweets, and the members that may speak on them."""
-        if self.folds is None:
-            yield self.members, torch.arange(len(self.train.starts))
-            return
-        for fold, member in enumerate(self.members):
-            yield [member], (self.folds[self.train.tweet] == fold).nonzero()[:, 0]
-
-    def targets(self, top_k: int) -> SoftTargets:
-        """What the members expect at every place of the training tweets, by its number in `Rows`."""
-        parts, places = [], []
-        for members, rows in self.groups():
-            for chosen in by_length(self.train, rows):
-                batch = self.train.batch(chosen)
-                parts.append(compress(expected(members, batch), self.base, top_k))
-                places.append(batch.index[batch.targets != PAD])
-        return concatenate(parts).take(torch.cat(places).argsort())
-
-    def chances(self, val: Rows) -> Tensor:
-        """Probability (N,) of every token of unseen tweets under the mean of all members, as one of GPT-2's tokens."""
-        found = torch.zeros(val.num_predictions, dtype=torch.float64)
-        for chosen in val.in_order(AT_ONCE):
-            batch = val.batch(chosen)
-            real = batch.targets != PAD
-            of_rows = expected(self.members, batch).gather(1, batch.targets[real][:, None])[:, 0]
-            found[batch.index[real]] = of_rows.double() * val.prior_of(chosen)[real].double().exp()
-        return found
+    def voices(self, fold: int | None) -> list[Voice]:
+        """Who speaks on the training tweets of a fold; None: on what nobody has seen, or everybody."""
+        members = list(self.members)
+        if fold is not None:
+            members = [] if self.folds is None else [self.members[fold]]
+        return [Voice(member.model, member.vocabulary, self.weight / len(members)) for member in members]
 
 
 @dataclass(frozen=True)
-class KneserNey:
-    """The n-gram: on a training tweet without that tweet's own counts.
+class Teachers:
+    """All of distill.teacher; `chain` is the checkpoint of the generation before."""
 
-    Attributes:
-        ngram: fitted to the training tweets.
-        train, val: framed tweets (see `model.ngram`).
-    """
-
-    ngram: NGram
-    vocabulary: Vocabulary
-    train: Sequence[Sequence[int]]
-    val: Sequence[Sequence[int]]
+    setting: Setting
+    chain: Path
+    groups: Sequence[Group]
+    ngram: NGram | None
+    ngram_weight: float
 
     @property
     def name(self) -> str:
-        return f"{len(self.ngram.levels)}-gram"
+        """What the table calls them."""
+        names = [group.name for group in self.groups]
+        return " + ".join([*names, f"{NGRAM_ORDER}-gram"] if self.ngram else names)
 
-    @property
-    def parameters(self) -> int:
-        return sum(len(level.counts) for level in self.ngram.levels)  # the grams counted
-
-    def targets(self, top_k: int) -> SoftTargets:
-        """What is expected at every place of the training tweets by counts that leave the tweet out."""
-        return leave_one_out(self.ngram, self.train, self.vocabulary, top_k)
-
-    def chances(self, val: Rows) -> Tensor:
-        """Probability (N,) of every token of the validation tweets, as one of GPT-2's tokens."""
-        found = torch.cat([torch.from_numpy(self.ngram.log_probs(tweet)) for tweet in self.val]).exp()
-        assert len(found) == val.num_predictions, "these are not the tweets that were framed"
-        return found
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Several teachers, each with its share."""
-
-    teachers: Sequence[Teacher]
-    weights: Sequence[float]
-
-    @property
-    def name(self) -> str:
-        return " + ".join(teacher.name for teacher in self.teachers)
-
-    @property
-    def parameters(self) -> int:
-        return sum(teacher.parameters for teacher in self.teachers)
-
-    def targets(self, top_k: int) -> SoftTargets:
-        """The weighted mean of their distributions."""
-        parts = [teacher.targets(top_k) for teacher in self.teachers]
-        return mix(parts, self.weights, top_k) if len(parts) > 1 else parts[0]
-
-    def chances(self, val: Rows) -> Tensor:
-        """The weighted mean of their probabilities, (N,)."""
-        total = sum(self.weights)
-        shares = [
-            teacher.chances(val) * (weight / total) for teacher, weight in zip(self.teachers, self.weights, strict=True)
+    def committee(self, fold: int | None = None, *, ngram: bool = True) -> Committee:
+        """Those who speak on a fold (None: on what nobody has seen, or everybody), as one."""
+        setting, voices = self.setting, [voice for group in self.groups for voice in group.voices(fold)]
+        same = [
+            replace(voice, vocabulary=setting.vocabulary)
+            if torch.equal(voice.vocabulary.row_of, setting.vocabulary.row_of)
+            else voice
+            for voice in voices
         ]
-        return torch.stack(shares).sum(0)
+        return Committee(
+            same,
+            setting.vocabulary,
+            config=setting.config.model,
+            ngram=self.ngram if ngram else None,
+            ngram_share=self.ngram_weight,
+        ).eval()
+
+    def memory(self, rows: Rows) -> Memory:
+        """What they expect at every place of `rows`: the training tweets, and then those they wrote."""
+        corpus = self.setting.corpus
+        real = rows.tweet < len(corpus.train)
+        parts: list[Part] = []
+        crossed = next((group.folds for group in self.groups if group.folds is not None), None)
+        if crossed is None and not self.ngram:
+            parts.append(listen(self.committee(ngram=False), rows, real.nonzero()[:, 0]))
+        elif crossed is not None:
+            fold_of_row = torch.where(real, crossed[rows.tweet.clamp(max=len(corpus.train) - 1)], -1)
+            for fold in range(int(crossed.max()) + 1):
+                chosen = (fold_of_row == fold).nonzero()[:, 0]
+                parts.append(listen(self.committee(fold, ngram=False), rows, chosen))
+        if not bool(real.all()):
+            parts.append(listen(self.committee(), rows, (~real).nonzero()[:, 0]))
+        if not self.ngram:
+            return Memory(parts, places=rows.num_predictions)
+        framed = framed_ids(corpus.train, self.setting.tokenizer)
+        left_out = leave_one_out(self.ngram, framed, self.setting.vocabulary, NGRAM_TOP_K)
+        others = sum(group.weight for group in self.groups if group.folds is not None)
+        share = self.ngram_weight / (self.ngram_weight + others)
+        return Memory(parts, places=rows.num_predictions, ngram=left_out, ngram_share=share)
 
 
-@torch.no_grad()
-def expected(members: Sequence[GPT], batch: Batch) -> Tensor:
-    """Mean probabilities (N, V) of the members at the N real places of a batch, row by row; on the CPU."""
-    real = batch.targets != PAD
-    total = torch.zeros(())
-    for member in members:
-        device = member.wte.weight.device
-        logits = member.head(member.trunk(batch.inputs.to(device))[real.to(device)])
-        total = total + logits.float().softmax(-1).cpu()
-    return total / len(members)
+def make_teachers(setting: Setting, chain: Path) -> Teachers:
+    """The teachers that `distill.teacher` names, trained or found.
+
+    Args:
+        chain: the checkpoint of the generation before, for `chain`.
+    """
+    names = setting.config.distill.teachers
+    others = max(1, len(names) - ("ngram" in names))
+    usual = [NGRAM_SHARE if name == "ngram" else (1.0 - NGRAM_SHARE) / others for name in names]
+    weights = dict(zip(names, setting.config.distill.weights or usual, strict=True))
+    ready: dict[str, Group] = {}
+    for name in names:  # what would be refused is refused at once
+        if name.endswith((".pth", ".pt")):
+            ready[name] = Group(Path(name).stem, [checkpoint(setting, Path(name))], weights[name])
+        elif name not in KINDS:
+            check_pretrained(setting, name)
+    groups = []
+    for name in names:
+        if name == "chain":
+            groups.append(Group(chain.stem, [load_bundle(chain, setting.device)], weights[name]))
+        elif name == "ensemble":
+            groups.append(ensemble(setting, weights[name]))
+        elif name not in KINDS:
+            groups.append(ready.get(name) or Group(Path(name).name, [fine_tuned(setting, name)], weights[name]))
+    ngram = None
+    if "ngram" in names:
+        ngram = NGram.fit(framed_ids(setting.corpus.train, setting.tokenizer), NGRAM_ORDER)
+    return Teachers(setting, chain, groups, ngram, weights.get("ngram", 0.0))
 
 
-def by_length(rows: Rows, chosen: Tensor) -> Iterator[Tensor]:
-    """Batches of these rows (n,), rows of like length together."""
-    yield from chosen[rows.lengths[chosen].argsort(stable=True)].split(AT_ONCE) if len(chosen) else ()
-
-
-def unigram_rows(ngram: NGram, vocabulary: Vocabulary) -> Tensor:
-    """What is expected when nothing is known, (V,): a good shape for tails."""
-    return torch.from_numpy(into_rows(ngram.unigram(), vocabulary))
+def ensemble(setting: Setting, weight: float) -> Group:
+    """The members, each trained or found; cross-fitted (distill.cross_fit), member k has not seen fold k."""
+    config, corpus, settings = setting.config, setting.corpus, setting.config.distill
+    folds = fold_of(len(corpus.train), settings.members, seed=TEACHER_SEED) if settings.cross_fit else None
+    members = []
+    for number in range(settings.members):
+        recipe = replace(config.train, seed=TEACHER_SEED + number, epochs=settings.member_epochs)
+        own, seen = replace(config, train=recipe), corpus
+        if folds is not None:
+            tweets = [tweet for tweet, fold in zip(corpus.train, folds.tolist(), strict=True) if fold != number]
+            seen = replace(corpus, train=tweets)
+        left_out = [number, settings.members] if folds is not None else None
+        path = config.paths.checkpoints / "teachers" / f"member_{number + 1}.pth"
+        log = config.paths.results / "teachers" / f"member_{number + 1}.jsonl"
+        train_once(setting, own, seen, path=path, log=log, made_with=setting.made_with(own, left_out=left_out))
+        members.append(load_bundle(path, setting.device))
+    return Group(f"ensemble of {len(members)}", members, weight, folds)
 
 
 def fold_of(tweets: int, folds: int, *, seed: int) -> Tensor:
@@ -178,14 +168,79 @@ def fold_of(tweets: int, folds: int, *, seed: int) -> Tensor:
     return fold
 
 
-def soften(targets: SoftTargets, *, temperature: float, top_k: int) -> SoftTargets:
-    """The distributions p made into p^(1/T) / sum: flatter, the higher the temperature T (Hinton et al. 2015)."""
-    if temperature == 1.0:
-        return targets
-    base = targets.base.double() ** (1.0 / temperature)
-    base /= base.sum()
-    parts = []
-    for index in torch.arange(len(targets)).split(CHUNK):
-        softer = dense(targets, index).clamp(min=0.0) ** (1.0 / temperature)
-        parts.append(compress(softer, base, top_k))
-    return concatenate(parts)
+def checkpoint(setting: Setting, path: Path) -> Bundle:
+    """A checkpoint of ours as a teacher.
+
+    Raises:
+        UserError: there is none, or it was trained on another split or with a shorter context.
+    """
+    bundle, hash_here = load_bundle(path, setting.device), setting.corpus.info["split"]["hash"]
+    found = bundle.info.get("split_hash")
+    if found != hash_here:
+        raise UserError(
+            f"distill.teacher {path} was trained on another split ({found}) than this one ({hash_here}), so it may "
+            "have seen the validation tweets: train it on this split"
+        )
+    context, needed = bundle.model.config.block_size, setting.config.model.block_size
+    if context < needed:
+        raise UserError(f"distill.teacher {path} reads {context} tokens, the student {needed}: lower model.block_size")
+    return bundle
+
+
+def check_pretrained(setting: Setting, name: str) -> None:
+    """Refuse a Hugging Face folder or name that can't be fine-tuned, before anything is trained."""
+    try:
+        found = load_pretrained(replace(setting.config.model, init_from=name), setting.tokenizer)
+    except UserError as error:
+        hint = "; where there is no network, give a folder" if "nor to be had" in str(error) else ""
+        raise UserError(str(error).replace("model.init_from", "distill.teacher", 1) + hint) from None
+    context, needed = found.config.block_size, setting.config.model.block_size
+    if context < needed:
+        raise UserError(f"distill.teacher {name} reads {context} tokens, the student {needed}: lower model.block_size")
+
+
+def fine_tuned(setting: Setting, name: str) -> Bundle:
+    """A GPT-2 of Hugging Face with all its 50,257 tokens, fine-tuned on the training tweets; its best epoch is kept."""
+    config, settings = setting.config, setting.config.distill
+    recipe = replace(
+        config.train,
+        epochs=settings.finetune_epochs,
+        learning_rate=settings.finetune_learning_rate,
+        weight_decay=0.1,
+        output_dropout=0.0,
+        unseen_rate=0.0,
+        ngram_weight=0.0,
+        average_epochs=0.0,
+    )
+    model = replace(config.model, init_from=name, vocabulary="full", dropout=0.1, output_bias=False)
+    own = replace(config, train=recipe, model=model)
+    slug = "".join(letter if letter.isalnum() else "_" for letter in name) + f"_{zlib.crc32(name.encode()):08x}"
+    path = config.paths.checkpoints / "teachers" / f"{slug}.pth"
+    log = config.paths.results / "teachers" / f"{slug}.jsonl"
+    train_once(setting, own, setting.corpus, path=path, log=log, made_with=setting.made_with(own))
+    return load_bundle(path, setting.device)
+
+
+def write_tweets(teachers: Teachers, count: int) -> list[Tweet]:
+    """`count` new tweets by the teachers at temperature 1: ended by themselves, and no copies of real ones."""
+    setting = teachers.setting
+    config, tokenizer = setting.config, setting.tokenizer
+    author = Bundle(teachers.committee(), tokenizer, setting.vocabulary, config, {})  # type: ignore[arg-type]
+    as_is = replace(config.generate, num_samples=WRITTEN_AT_ONCE, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    as_is = replace(as_is, repetition_penalty=1.0, max_new_tokens=config.model.block_size)
+    real = [tweet.text for tweet in (*setting.corpus.train, *setting.corpus.val)]
+    copies = CopyCheck(real, [])
+    written: list[Tweet] = []
+    for tried in range(0, PATIENCE * count, WRITTEN_AT_ONCE):
+        seed = TEACHER_SEED * 1_000_003 + tried
+        for sample in generate(author, [""], replace(as_is, seed=seed)):
+            text = sample.text.strip()
+            if sample.finish_reason == "stop" and text and not copies.exact(text):
+                written.append(Tweet(text, True))
+        print(f"\rThe {teachers.name} wrote {min(len(written), count):,} of {count:,} tweets", end="", file=sys.stderr)
+        if len(written) >= count:
+            break
+    print(file=sys.stderr)
+    if len(written) < count:
+        print(f"The teachers end so few tweets that only {len(written):,} could be used", file=sys.stderr)
+    return written[:count]
