@@ -54,7 +54,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: no such file, cut short, damaged, holding code, or not ours.
     """
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: make one with `python main.py train`, or give --paths.checkpoint")
+        raise UserError(f"no checkpoint at {path}: make one with `python main.py run`, or give --paths.checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # compares every part with its checksum

@@ -25,10 +25,13 @@ from model.card import model_card
 from model.checkpoint import Bundle, load_bundle
 from model.gguf_file import modelfile, write_gguf
 from model.pretrained import KEPT
+from model.space import write_space
 from model.stock import HEAD, Stock, to_hugging_face, to_stock
 from model.stock_tokenizer import closed_ids, save_tokenizer, tokens_and_merges
 from model.tokenizer import END, NUM_TOKENS
 from utils.files import atomic_write
+
+USUAL = {"hf": "elon-transformer", "gguf": "elon-transformer.gguf", "space": "elon-transformer-space"}  # names
 
 
 def export(bundle: Bundle, config: Config) -> list[Path]:
@@ -38,16 +41,25 @@ def export(bundle: Bundle, config: Config) -> list[Path]:
         UserError: something is there already, or it can't be written; nothing is left there then.
     """
     output = target(config)
+    try:
+        return (
+            export_space(output, bundle, config)
+            if config.export.to == "space"
+            else export_stock(output, bundle, config)
+        )
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{output} could not be written ({reason}); nothing was left there") from None
+
+
+def export_stock(output: Path, bundle: Bundle, config: Config) -> list[Path]:
+    """The model as a stock GPT-2, in either form."""
     ids = torch.arange(NUM_TOKENS)
     if config.export.vocabulary == "rows":
         ids = closed_ids(bundle.tokenizer, bundle.vocabulary)
     stock = to_stock(bundle.model, bundle.vocabulary, ids)
     write = export_hugging_face if config.export.to == "hf" else export_gguf
-    try:
-        return write(output, stock, bundle, config)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{output} could not be written ({reason}); nothing was left there") from None
+    return write(output, stock, bundle, config)
 
 
 def target(config: Config) -> Path:
@@ -56,10 +68,10 @@ def target(config: Config) -> Path:
     Raises:
         UserError: there is something already.
     """
-    usual = config.paths.results / ("elon-transformer" if config.export.to == "hf" else "elon-transformer.gguf")
+    usual = config.paths.results / USUAL[config.export.to]
     output = (Path(config.export.output).expanduser() if config.export.output else usual).resolve()
     other = "give another --export.output, or remove it first"
-    if config.export.to == "hf":
+    if config.export.to != "gguf":
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
             raise UserError(f"{output} is there already, and not empty: {other}")
         return output
@@ -79,9 +91,10 @@ def new_folder(output: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for path in temporary.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
         if output.is_dir():
             output.rmdir()  # it is empty
         os.replace(temporary, output)
@@ -105,6 +118,13 @@ def export_hugging_face(output: Path, stock: Stock, bundle: Bundle, config: Conf
         card = model_card(bundle, config.paths, name=output.name, num_tokens=len(tokens))
         (folder / "README.md").write_text(card, encoding="utf-8")
     return sorted(output.iterdir())
+
+
+def export_space(output: Path, bundle: Bundle, config: Config) -> list[Path]:
+    """A folder that runs the playground as a Hugging Face Space."""
+    with new_folder(output) as folder:
+        write_space(folder, bundle, config.paths, name=output.name)
+    return sorted(path for path in output.rglob("*") if path.is_file())
 
 
 def export_gguf(output: Path, stock: Stock, bundle: Bundle, config: Config) -> list[Path]:
@@ -166,6 +186,8 @@ def describe(path: Path) -> dict[str, Any]:
 
 def next_step(settings: ExportConfig, files: list[Path]) -> str:
     """What to do with it."""
+    if settings.to == "space":
+        return "Push the folder to a Space of yours, or try it here: python app.py in that folder"
     if settings.to == "hf":
         return f"Load it with transformers: the lines are in {files[0].parent / 'README.md'}"
     return f"Run it: ollama create {files[0].stem} -f {files[1]} && ollama run {files[0].stem}"
