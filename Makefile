@@ -1,13 +1,16 @@
-# make run | test | lint | setup. A second call installs nothing: each stamp remembers its requirements file.
+# make run | serve | test | lint | setup. A second call installs nothing: each stamp remembers its requirements file.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # A file of your own: make run DATA=my_tweets.csv
 DATA_FLAG := $(if $(DATA),--data.path '$(DATA)')
 
-.PHONY: run test lint setup clean
+.PHONY: run serve test lint setup clean
 run: $(VENV)/core
 	$(BIN)/python main.py run $(DATA_FLAG)
+
+serve: $(VENV)/full
+	$(BIN)/python main.py serve
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest

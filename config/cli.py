@@ -89,11 +89,24 @@ COMMANDS = {
         ("paths", "machine", "attention"),
         prompt=True,
     ),
+    "serve": Command(
+        "web.server:serve",
+        "the playground and an OpenAI-compatible API, on http://127.0.0.1:7860",
+        "python main.py serve --serve.port 8000",
+        ("paths", "machine", "generate", "serve"),
+    ),
     "plot": Command(
         "utils.plot_loss:run",
         "draw results/loss_plot.png from results/metrics.jsonl",
         "python main.py plot",
         ("paths",),
+    ),
+    "doctor": Command(
+        "trainer.doctor:run",
+        "what is installed, the device, memory, disk, the tweets a run would use and about how long it would take",
+        "python main.py doctor --data.path my_tweets.csv",
+        ("paths", "machine", "data", "model", "train"),
+        json=True,
     ),
 }
 

@@ -21,7 +21,8 @@ def require(ok: bool, key: str, found: object, fix: str) -> None:
         raise UserError(f"{key} is {found!r}: {fix}")
 
 
-TEACHERS = ("ensemble", "ngram")  # names in distill.teacher that are no files
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+TEACHERS = ("ensemble", "chain", "ngram")  # names in distill.teacher that are no files
 
 
 def is_date(text: str) -> bool:
@@ -251,14 +252,16 @@ class EvaluateConfig:
 class ExportConfig:
     """The form in which a model leaves."""
 
-    to: Literal["hf", "gguf"]
+    to: Literal["hf", "gguf", "space"]
     output: str | None
     vocabulary: Literal["full", "rows"]
     quantize: Literal["f32", "f16", "q8_0"]
 
     def __post_init__(self) -> None:
-        if self.to == "hf":
+        if self.to != "gguf":
             require(self.quantize == "f32", "export.quantize", self.quantize, "only --export.to gguf is quantized")
+        if self.to == "space":
+            require(self.vocabulary == "full", "export.vocabulary", self.vocabulary, "a space takes the model as it is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +280,15 @@ class DistillConfig:
     members: int
     member_epochs: int
     cross_fit: bool
-    top_k: int
+    generations: int
+    finetune_epochs: int
+    finetune_learning_rate: float
+    sampled: float
+    sampled_soft: bool
     weight: float
     temperature: float
+    dropout: float
+    weight_decay: float
 
     @property
     def teachers(self) -> list[str]:
@@ -287,18 +296,52 @@ class DistillConfig:
         return [self.teacher] if isinstance(self.teacher, str) else self.teacher
 
     def __post_init__(self) -> None:
-        known = all(name in TEACHERS or name.endswith((".pth", ".pt")) for name in self.teachers)
-        known = known and len(set(self.teachers)) == len(self.teachers) > 0
-        require(known, "distill.teacher", self.teacher, "give ensemble, ngram, checkpoints (.pth), or several of them")
+        once = len(set(self.teachers)) == len(self.teachers) > 0 and all(self.teachers)
+        kinds = "give ensemble, chain, ngram, checkpoints (.pth), GPT-2 folders or names, each once"
+        require(once, "distill.teacher", self.teacher, kinds)
         if self.weights is not None:
             fits = len(self.weights) == len(self.teachers) and all(weight > 0 for weight in self.weights)
             require(fits, "distill.weights", self.weights, "give one positive number for each of distill.teacher")
-        for name in ("members", "member_epochs", "top_k"):
+        for name in ("members", "member_epochs", "generations", "finetune_epochs"):
             require(getattr(self, name) >= 1, f"distill.{name}", getattr(self, name), "give 1 or more")
         fits = self.members >= 2 or not self.cross_fit or "ensemble" not in self.teachers
         require(fits, "distill.members", self.members, "give 2 or more, or --distill.cross_fit false")
-        require(0.0 < self.weight <= 1.0, "distill.weight", self.weight, "give a share above 0, up to 1")
+        fits = self.generations == 1 or "chain" in self.teachers
+        require(fits, "distill.generations", self.generations, "give 1, or chain among --distill.teacher")
+        rate = self.finetune_learning_rate
+        require(0 < rate < 1, "distill.finetune_learning_rate", rate, "give a number above 0, such as 0.00005")
+        require(0.0 <= self.sampled <= 100, "distill.sampled", self.sampled, "give 0 (none) to 100 for each real tweet")
+        require(0.0 <= self.weight <= 1.0, "distill.weight", self.weight, "give a share from 0 to 1")
         require(self.temperature > 0, "distill.temperature", self.temperature, "give a positive number; 1 is as it is")
+        require(0.0 <= self.dropout < 1.0, "distill.dropout", self.dropout, "give a share from 0 to below 1")
+        require(self.weight_decay >= 0, "distill.weight_decay", self.weight_decay, "give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Where the server listens, and what it lets its clients do."""
+
+    host: str
+    port: int
+    api_key: str | None
+    width: int
+    queue: int
+    max_body_kb: int
+    timeout_seconds: float
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host in LOCAL_HOSTS
+
+    def __post_init__(self) -> None:
+        require(self.host != "", "serve.host", self.host, "give 127.0.0.1 (this machine only) or 0.0.0.0 (everybody)")
+        require(0 <= self.port <= 65535, "serve.port", self.port, "give 0 (any free one) to 65535")
+        require(self.api_key != "", "serve.api_key", self.api_key, "give null (nobody needs one) or a secret")
+        require(self.queue >= 0, "serve.queue", self.queue, "give 0 (nobody waits) or more")
+        for name in ("width", "max_body_kb"):
+            require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "give 1 or more")
+        require(self.timeout_seconds > 0, "serve.timeout_seconds", self.timeout_seconds, "give a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,10 +358,13 @@ class Config:
     attention: AttentionConfig
     export: ExportConfig
     distill: DistillConfig
+    serve: ServeConfig
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain nested dicts, for JSON and for checkpoints."""
-        return asdict(self)
+        """Plain nested dicts, for JSON and for checkpoints; without the server's key, which is a secret."""
+        values = asdict(self)
+        values["serve"]["api_key"] = None
+        return values
 
 
 SECTIONS: dict[str, type] = {field.name: field.type for field in fields(Config)}  # type: ignore[misc]

@@ -6,7 +6,7 @@ import time
 import zlib
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ from model.tokenizer import END, Tokenizer
 from model.transformer import Cache
 from utils.preprocess import load_processed
 
+MOST_BYTES = 20_000_000  # of training text to look for copies in: beyond, reading it takes longer than writing
 WIDTH = 64  # texts written side by side: enough to fill the cores, small enough for any laptop
+DRAWN_AT_ONCE = 8  # rows of logits: 64 together take twice the time of 8 times 8
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Sample:
         prompt: what was given.
         text: prompt and continuation.
         ids: GPT-2 token ids of the text, without end marks.
-        finish_reason: "stop" if it ended by itself, "length" if it was cut.
+        finish_reason: "stop" if it ended by itself or at a stop string, "length" if it was cut.
         tokens: new tokens, the end mark counted.
         novel: not copied from the training tweets; None if there were none to compare with.
         seed: makes it again, with the same prompt, settings and device.
@@ -49,72 +51,117 @@ class Sample:
 
 @dataclass
 class Draft:
-    """A text being written."""
+    """A text being written.
+
+    Attributes:
+        prompt: what was given; `ids` are its tokens.
+        new: tokens written so far, the end mark counted.
+        sampling: how its tokens are drawn; equal for drafts that are drawn alike.
+        uniform: its own random numbers, one for each token it may get.
+        done: why it ended: "stop", "length", or as whoever ended it says; "" while it is being written.
+        cut: characters of the continuation to keep, where somebody cuts it short.
+    """
 
     prompt: str
     ids: list[int]
     new: list[int]
     seed: int
-    uniform: Tensor  # (max_new_tokens,) its own random numbers
+    sampling: GenerateConfig
+    uniform: list[float]
     done: str = ""
+    cut: int | None = None
 
 
-def start(bundle: Bundle, prompt: str, settings: GenerateConfig, seed: int) -> Draft:
-    """A Draft of this prompt.
+def start(bundle: Bundle, prompt: str | Sequence[int], settings: GenerateConfig, seed: int) -> Draft:
+    """A Draft of this prompt, given as text or as GPT-2 token ids.
 
     Raises:
         UserError: the prompt leaves no room in the context.
     """
-    ids = bundle.tokenizer.encode(prompt.rstrip())  # GPT-2's words begin with their space, so a last one misleads
+    if isinstance(prompt, str):
+        ids = bundle.tokenizer.encode(prompt.rstrip())  # GPT-2's words begin with their space, so a last one misleads
+    else:
+        ids, prompt = list(prompt), bundle.tokenizer.decode(prompt)
     context = bundle.model.config.block_size
     if len(ids) + 1 >= context:
         raise UserError(f"the prompt has {len(ids)} tokens, the context only {context}: shorten it to {context - 2}")
     room = min(settings.max_new_tokens, context - len(ids))
     own = zlib.crc32(f"{seed} {prompt}".encode())  # of the prompt too, else all prompts would go on alike
-    uniform = torch.rand(room, generator=torch.Generator().manual_seed(own))
-    return Draft(prompt=prompt, ids=ids, new=[], seed=seed, uniform=uniform)
+    uniform = torch.rand(room, generator=torch.Generator().manual_seed(own)).tolist()
+    sampling = replace(settings, num_samples=1, max_new_tokens=1, seed=0)
+    return Draft(prompt=prompt, ids=ids, new=[], seed=seed, sampling=sampling, uniform=uniform)
 
 
-@torch.inference_mode()
-def write(bundle: Bundle, drafts: list[Draft], settings: GenerateConfig) -> Iterator[list[tuple[Draft, int]]]:
-    """Write these texts side by side; yields each step's (draft, GPT-2 id) pairs, the end mark included.
+class Batch:
+    """Texts written side by side: they may join at any step, and leave when they are done.
 
-    Texts that have ended leave the cache when half of them have, or when one of them fills it.
+    A round is `join` (where there are new ones), `draw`, `advance`.
     """
-    device = bundle.model.wte.weight.device
-    logits, cache = read_prompts(bundle, drafts)
-    rows = list(range(len(drafts)))  # which drafts the cache's rows belong to
-    seen = seen_rows(bundle, drafts) if settings.repetition_penalty != 1.0 else None
-    while True:
-        steps = [len(drafts[row].new) for row in rows]
-        uniform = torch.stack(
-            [drafts[r].uniform[min(s, len(drafts[r].uniform) - 1)] for r, s in zip(rows, steps, strict=True)]
-        )
-        allowed = bundle.vocabulary.forbid_shared(logits.float())
-        chosen = draw(filtered(allowed, settings, seen), uniform.to(device), temperature=settings.temperature)
-        ids = bundle.vocabulary.ids[chosen.cpu()].tolist()
-        written = []
-        for row, index in zip(rows, ids, strict=True):
-            draft = drafts[row]
-            if draft.done:
-                continue
-            written.append((draft, index))
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.drafts: list[Draft] = []  # each has its row of the cache and of the logits
+        self.cache = bundle.model.new_cache(0)
+        self.logits = bundle.model.wte.weight.new_zeros(0, bundle.vocabulary.num_rows)
+
+    @torch.inference_mode()
+    def join(self, drafts: list[Draft]) -> None:
+        """Read the prompts of these drafts and write them with the others from now on."""
+        logits, cache = read_prompts(self.bundle, drafts)
+        self.cache.join(cache)
+        self.logits = torch.cat([self.logits, logits])
+        self.drafts += drafts
+
+    @torch.inference_mode()
+    def draw(self) -> list[tuple[Draft, int]]:
+        """Write one token of each text; (draft, GPT-2 id) pairs, the end mark included, in the order of `drafts`."""
+        chosen = torch.empty(len(self.drafts), dtype=torch.long, device=self.logits.device)
+        for places in self.alike():
+            drafts = [self.drafts[place] for place in places]
+            sampling, seen = drafts[0].sampling, None
+            if sampling.repetition_penalty != 1.0:
+                seen = seen_rows(self.bundle, drafts)
+            allowed = self.bundle.vocabulary.forbid_shared(self.logits[places].float())
+            uniform = torch.tensor([draft.uniform[len(draft.new)] for draft in drafts], device=allowed.device)
+            chosen[places] = draw(filtered(allowed, sampling, seen), uniform, temperature=sampling.temperature)
+        ids = self.bundle.vocabulary.ids[chosen.cpu()].tolist()
+        for draft, index in zip(self.drafts, ids, strict=True):
             draft.new.append(index)
             if index == END:
                 draft.done = "stop"
             elif len(draft.new) == len(draft.uniform):
                 draft.done = "length"
-        yield written
-        alive = [place for place, row in enumerate(rows) if not drafts[row].done]
-        if not alive:
-            return
-        if seen is not None:
-            seen.scatter_(1, chosen[:, None], True)
-        if 2 * len(alive) <= len(rows) or max(cache.lengths) == bundle.model.config.block_size:
-            cache.keep(alive)
-            rows, chosen = [rows[place] for place in alive], chosen[alive]
-            seen = seen[alive] if seen is not None else None
-        logits = bundle.model(chosen[:, None], cache)[:, -1]
+        return list(zip(self.drafts, ids, strict=True))
+
+    def alike(self) -> Iterator[list[int]]:
+        """Places whose tokens are drawn in the same way; on a CPU few at once, because its cache holds no more."""
+        at_once = DRAWN_AT_ONCE if self.logits.device.type == "cpu" else max(1, len(self.drafts))
+        for sampling in {draft.sampling: None for draft in self.drafts}:
+            places = [place for place, draft in enumerate(self.drafts) if draft.sampling == sampling]
+            yield from (places[first : first + at_once] for first in range(0, len(places), at_once))
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Let go of the texts that are done, and read the last token of the others."""
+        for place in reversed(range(len(self.drafts))):
+            if self.drafts[place].done:
+                self.cache.drop(place)
+                self.drafts[place] = self.drafts[-1]
+                self.drafts.pop()
+        if self.drafts:
+            rows = self.bundle.vocabulary.to_rows(draft.new[-1] for draft in self.drafts)
+            self.logits = self.bundle.model(rows[:, None].to(self.logits.device), self.cache)[:, -1]
+        else:
+            self.logits = self.logits[:0]
+
+
+def write(bundle: Bundle, drafts: list[Draft]) -> Iterator[list[tuple[Draft, int]]]:
+    """Write these texts side by side; yields each step's (draft, GPT-2 id) pairs, the end mark included."""
+    batch = Batch(bundle)
+    batch.join(drafts)
+    while batch.drafts:
+        yield batch.draw()
+        batch.advance()
 
 
 def read_prompts(bundle: Bundle, drafts: list[Draft]) -> tuple[Tensor, Cache]:
@@ -124,11 +171,11 @@ def read_prompts(bundle: Bundle, drafts: list[Draft]) -> tuple[Tensor, Cache]:
     longest = 1 + max(map(len, prompts))
     framed = [[END, *prompt] + [END] * (longest - 1 - len(prompt)) for prompt in prompts]
     cache = bundle.model.new_cache(len(prompts))
-    logits = bundle.model(bundle.vocabulary.row_of[torch.tensor(framed)].to(device), cache)
+    stream = bundle.model.trunk(bundle.vocabulary.row_of[torch.tensor(framed)].to(device), cache)
     cache.lengths = [1 + len(prompt) for prompt in prompts]  # forget the padding
     place = [prompts.index(tuple(draft.ids)) for draft in drafts]
     last = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    logits = logits[torch.arange(len(prompts), device=device), last]
+    logits = bundle.model.head(stream[torch.arange(len(prompts), device=device), last])
     cache.keep(place)
     return logits[place], cache
 
@@ -137,7 +184,7 @@ def seen_rows(bundle: Bundle, drafts: list[Draft]) -> Tensor:
     """Which rows of the vocabulary each draft already holds, (B, V)."""
     seen = torch.zeros(len(drafts), bundle.vocabulary.num_rows, dtype=torch.bool)
     for number, draft in enumerate(drafts):
-        seen[number, bundle.vocabulary.to_rows(draft.ids)] = True
+        seen[number, bundle.vocabulary.to_rows(draft.ids + draft.new)] = True
     return seen.to(bundle.model.wte.weight.device)
 
 
@@ -145,7 +192,7 @@ def finish(draft: Draft, tokenizer: Tokenizer, copies: CopyCheck | None) -> Samp
     """The Sample of a Draft that is done."""
     ids = draft.ids + [index for index in draft.new if index != END]
     tail = tokenizer.decode(ids[len(draft.ids) :]).replace("\ufffd", "")  # half a character is no text
-    text = draft.prompt.rstrip() + tail
+    text = tokenizer.decode(draft.ids) + tail[: draft.cut]
     return Sample(
         prompt=draft.prompt,
         text=text,
@@ -170,7 +217,7 @@ def generate(
     numbers = range(settings.num_samples)
     drafts = [start(bundle, prompt, settings, settings.seed + number) for prompt in prompts for number in numbers]
     for first in range(0, len(drafts), WIDTH):
-        for _ in write(bundle, drafts[first : first + WIDTH], settings):
+        for _ in write(bundle, drafts[first : first + WIDTH]):
             pass
     return [finish(draft, bundle.tokenizer, copies) for draft in drafts]
 
@@ -178,17 +225,21 @@ def generate(
 def stream(bundle: Bundle, prompt: str, settings: GenerateConfig, *, seed: int) -> Iterator[str]:
     """Pieces of one continuation as they are written; never half a character."""
     decoder = bundle.tokenizer.stream()
-    for written in write(bundle, [start(bundle, prompt, settings, seed)], settings):
+    for written in write(bundle, [start(bundle, prompt, settings, seed)]):
         if written[0][1] != END and (piece := decoder.push(written[0][1]).replace("\ufffd", "")):
             yield piece
 
 
 def load_copy_check(paths: PathsConfig, tokenizer: Tokenizer) -> CopyCheck | None:
-    """A CopyCheck of the training tweets of this root; None if they are not there."""
+    """A CopyCheck of the training tweets of this root; None if they are not there, or too many to compare with."""
     try:
-        texts = [tweet.text for tweet in load_processed(paths).train]
+        tweets = load_processed(paths).train
     except UserError:
         return None
+    if paths.processed_txt.stat().st_size > MOST_BYTES:
+        print(f"{paths.processed_txt} is too large to look for copies in", file=sys.stderr)
+        return None
+    texts = [tweet.text for tweet in tweets]
     return CopyCheck(texts, tokenizer.encode_batch(texts))
 
 

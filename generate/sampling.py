@@ -31,9 +31,9 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 def top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the likeliest that together reach probability p, at least one (Holtzman et al. 2020); ties stay together."""
     ordered = descending(logits)
-    probabilities = (ordered - logits.logsumexp(-1, keepdim=True)).exp()
-    kept = (probabilities.cumsum(-1) - probabilities < p).sum(-1, keepdim=True).clamp(min=1)
-    return logits.masked_fill(logits < ordered.gather(-1, kept - 1), OFF)
+    reached = ordered.softmax(-1).cumsum(-1)
+    last = torch.searchsorted(reached, reached.new_full((*reached.shape[:-1], 1), p)).clamp(max=logits.shape[-1] - 1)
+    return logits.masked_fill(logits < ordered.gather(-1, last), OFF)
 
 
 def descending(values: Tensor) -> Tensor:

@@ -36,6 +36,25 @@ class Cache:
         self.store = self.store[:, :, rows]
         self.lengths = [self.lengths[row] for row in rows]
 
+    def join(self, other: "Cache") -> None:
+        """Take the rows of another cache in, behind those that are here."""
+        here, all_rows = len(self.lengths), len(self.lengths) + len(other.lengths)
+        if all_rows > self.store.shape[2]:  # make room for more than is asked, so that this is rare
+            room = list(self.store.shape)
+            room[2] = max(all_rows, 2 * here) - here
+            self.store = torch.cat([self.store[:, :, :here], self.store.new_zeros(room)], dim=2)
+        longest = max(other.lengths)
+        self.store[:, :, here:all_rows, :longest] = other.store[:, :, : len(other.lengths), :longest]
+        self.lengths += other.lengths
+
+    def drop(self, row: int) -> None:
+        """Forget a row; the last one takes its place, so that only one is moved."""
+        length = self.lengths[-1]
+        if row != len(self.lengths) - 1:
+            self.store[:, :, row, :length] = self.store[:, :, len(self.lengths) - 1, :length]
+            self.lengths[row] = length
+        self.lengths.pop()
+
     def positions(self, T: int) -> Tensor:
         """Position of each of T new tokens, (B, T)."""
         lengths = torch.tensor(self.lengths, device=self.store.device)
@@ -47,8 +66,8 @@ class Cache:
         keys, values = self.store[layer]
         keys[rows, positions] = k.to(keys.dtype)
         values[rows, positions] = v.to(values.dtype)
-        S = max(self.lengths) + k.shape[1]
-        return keys[:, :S], values[:, :S]
+        B, S = len(self.lengths), max(self.lengths) + k.shape[1]
+        return keys[:B, :S], values[:B, :S]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool, dropout: float) -> Tensor:

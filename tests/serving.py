@@ -1,0 +1,62 @@
+"""A real server on a free port, for tests that are clients."""
+
+import copy
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from config.cli import parse
+from config.schema import Config
+from model.checkpoint import Bundle
+from web.api import create_api
+from web.engine import Engine
+from web.server import listen, make_server
+
+
+@contextmanager
+def serving(bundle: Bundle, *, key: str | None = None, **limits: Any) -> Iterator[tuple[str, Engine]]:
+    """Its address, and its engine."""
+    config = served(key=key, **limits)
+    with (
+        Engine(bundle, None, width=config.serve.width, queue=config.serve.queue) as engine,
+        listen(config.serve) as door,
+    ):
+        ready = threading.Event()
+        server = make_server(create_api(engine, config.serve, config.generate), ready=ready.set)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+        thread.start()
+        try:
+            assert ready.wait(10)
+            yield f"http://127.0.0.1:{door.getsockname()[1]}", engine
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def served(*, key: str | None = None, **limits: Any) -> Config:
+    """Settings of a server on a free port."""
+    config = parse("serve", [])[0]
+    return replace(config, serve=replace(config.serve, port=0, api_key=key, **limits))
+
+
+@torch.no_grad()
+def endless(bundle: Bundle) -> Bundle:
+    """The same model, but its texts never end by themselves."""
+    other = copy.deepcopy(bundle.model)
+    assert other.head_bias is not None
+    other.head_bias[bundle.vocabulary.end] = -1e9
+    return replace(bundle, model=other)
+
+
+def until(condition: Any, seconds: float = 5.0) -> None:
+    """Wait for something to come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
