@@ -79,14 +79,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def config_from_dict(values: dict[str, dict[str, Any]], path: Path) -> Config:
-    """The settings stored in a checkpoint; those that came later, the model's apart, have today's defaults.
+    """The settings stored in a checkpoint. Those that came later, the model's apart, have today's defaults; those that
+    went since, the model's apart, are left out.
 
     Raises:
         UserError: they are not the settings of this version.
     """
-    today = parse("train", [])[0].to_dict() | {"model": {}}
+    today = parse("train", [])[0].to_dict()
+    known = {
+        name: section | {key: value for key, value in values.get(name, {}).items() if key in section}
+        for name, section in today.items()
+    }
+    known["model"] = values.get("model", {})
     try:
-        return Config(**{name: kind(**today[name] | values.get(name, {})) for name, kind in SECTIONS.items()})
+        return Config(**{name: kind(**known[name]) for name, kind in SECTIONS.items()})
     except (TypeError, KeyError) as error:
         raise UserError(f"{path} was made by another version of elon-transformer ({error}): train again") from None
 

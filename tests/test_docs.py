@@ -54,8 +54,12 @@ def test_links_and_pictures_exist_and_none_is_left_over() -> None:
     links = re.findall(r"\]\(([^)]+)\)", TEXT)
     assert all((TOUR.parent / link).is_file() for link in links if "://" not in link)
     shown = {Path(link).name for link in links if link.startswith("pictures/")}
-    assert shown == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
     assert shown == {f"{name}.png" for name in [*figures.FIGURES, *figures.MEASURED, "page"]}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link]
+    assert all((ROOT / link).exists() for link in links)
+    shown |= {Path(link).name for link in links if link.startswith("docs/pictures/")}
+    assert shown == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
 
 
 def test_commands_parse() -> None:

@@ -109,6 +109,7 @@ def test_settings_of_another_version(
     save_checkpoint(tmp_path / "new.pth", {key: value for key, value in content.items() if key != "format"})
     with pytest.raises(UserError, match="another version"):
         load_bundle(tmp_path / "new.pth", CPU)
+    content["config"]["distill"]["gone_since"] = 1
     del content["config"]["model"]["from_the_future"], content["config"]["evaluate"], content["config"]["train"]["seed"]
     save_checkpoint(tmp_path / "old.pth", {key: value for key, value in content.items() if key != "format"})
     assert load_bundle(tmp_path / "old.pth", CPU).config == trained[0]  # settings that came later: the defaults

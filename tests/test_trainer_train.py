@@ -182,3 +182,12 @@ def test_the_users_line_is_printed(settings: SettingsOf, corpus: Corpus, capsys:
 
 def test_state_is_whole() -> None:
     assert State(**State().__dict__) == State()
+
+
+def test_samples_are_shown_and_logged(settings: SettingsOf, corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
+    config = settings("--train.epochs", "4", "--train.sample_every", "2")
+    train(config, corpus)
+    samples = [record for record in read_log(config.paths.metrics) if "sample" in record]
+    assert [record["epoch"] for record in samples] == [2, 4]
+    shown = capsys.readouterr().err
+    assert all(f"sample: {record['sample']}\n" in shown for record in samples)

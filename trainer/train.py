@@ -229,19 +229,22 @@ class Trainer:
         torch.set_rng_state(run["random"])
 
 
-def show_sample(bundle: Bundle, epoch: int, say: Callable[[str], None]) -> None:
-    """A tweet from nothing every `train.sample_every` epochs, so that one can watch it learn to write."""
-    every = bundle.config.train.sample_every
-    if every and epoch % every == 0:
-        settings = replace(bundle.config.generate, num_samples=1, seed=epoch)
-        say(f"    sample: {generate(bundle, [''], settings)[0].text}")
-
-
 def train(config: Config, corpus: Corpus) -> State:
-    """Train on these tweets, or go on with a run (`train.resume`); says what it does on standard error."""
+    """Train on these tweets, or go on with a run (`train.resume`); says what it does on standard error.
+
+    Every `train.sample_every` epochs a tweet from nothing is shown and logged: one can watch it learn to write.
+    """
     job = prepare(config, corpus)
-    job.on_epoch = show_sample
     trainer = Trainer(job)
+
+    def show_sample(bundle: Bundle, epoch: int, say: Callable[[str], None]) -> None:
+        if config.train.sample_every and epoch % config.train.sample_every == 0:
+            settings = replace(bundle.config.generate, num_samples=1, seed=epoch)
+            text = generate(bundle, [""], settings)[0].text
+            say(f"    sample: {text}")
+            job.log.write(step=trainer.state.step, epoch=epoch, sample=text)
+
+    job.on_epoch = show_sample
     if config.train.resume:
         trainer.resume()
     print(describe(job), file=sys.stderr)

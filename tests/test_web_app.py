@@ -1,0 +1,524 @@
+"""The playground: its parts by themselves, and the whole page in a real browser in front of a real server."""
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+
+from config.cli import parse
+from config.schema import Config, GenerateConfig, UserError
+from generate.generate import generate, load_copy_check
+from model.checkpoint import Bundle
+from model.tokenizer import END, load_tokenizer
+from utils.preprocess import load_processed
+from web.app import in_a_loop
+from web.charts import Line, line_chart, ticks
+from web.engine import Engine
+from web.markup import Markup, notice, percent, tag
+from web.models import ALONE, Models
+from web.tab_about import about
+from web.tab_data import DataTab, change, find_examples, tokens_view
+from web.tab_pick import SHOWN, Story, choices, likeliest
+from web.tab_training import TrainingTab, read_runs, signature
+from web.tab_write import WriteTab, write
+
+# Gradio still uses what pandas is about to drop.
+pytestmark = pytest.mark.filterwarnings("ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated")
+
+Made = TypeVar("Made")
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
+NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)>${alert(3)}{{value}}`\"'&amp; 🚀"
+CSS_TOKENS = ".picks button[data-token]"
+
+
+def built(make: Callable[[], Made]) -> Made:
+    """A part of the page, by itself."""
+
+    def build() -> Made:
+        with gr.Blocks():
+            return make()
+
+    return in_a_loop(build)
+
+
+@pytest.fixture(scope="module")
+def root(trained: tuple[Config, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like the one the model was trained in, with a student beside it."""
+    folder = tmp_path_factory.mktemp("playground") / "root"
+    shutil.copytree(trained[0].paths.root, folder)
+    shutil.copy(folder / "checkpoints" / "best_model.pth", folder / "checkpoints" / "student.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(root: Path) -> Config:
+    """Settings of a server in that folder."""
+    flags = ["--paths.root", str(root), "--serve.port", "0", "--generate.num_samples", "3"]
+    return parse("serve", [*flags, "--generate.max_new_tokens", "40"])[0]
+
+
+@pytest.fixture(scope="module")
+def engine(trained: tuple[Config, Bundle], config: Config) -> Iterator[Engine]:
+    copies = load_copy_check(config.paths, trained[1].tokenizer)
+    with Engine(trained[1], copies, width=8, queue=32) as engine:
+        yield engine
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Config:
+    """Settings of a folder with nothing in it."""
+    return parse("serve", ["--paths.root", str(tmp_path)])[0]
+
+
+def data_of(page: str) -> list[dict[str, Any]]:
+    """What the cards hold for the buttons that save them."""
+    found = re.search(r'data-samples="([^"]*)"', page)
+    assert found
+    samples: list[dict[str, Any]] = json.loads(found[1].replace("&quot;", '"').replace("&#x27;", "'"))
+    return samples
+
+
+# ---- markup and drawings --------------------------------------------------------------------------------------------
+
+
+@given(st.text())
+def test_text_is_never_markup(text: str) -> None:
+    from html.parser import HTMLParser
+
+    class Parser(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tags: list[str] = []
+            self.text = ""
+            self.title: str | None = None
+
+        def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+            self.tags.append(name)
+            self.title = dict(attributes).get("title", self.title)
+
+        def handle_data(self, data: str) -> None:
+            self.text += data
+
+    parser = Parser()
+    parser.feed(tag("p", text, tag("b", text), title=text))
+    parser.close()
+    assert parser.tags == ["p", "b"] and parser.title == text and parser.text == text * 2
+
+
+def test_an_attribute_can_be_left_out_or_have_no_value() -> None:
+    assert (
+        tag("a", "x", class_="c", data_x=1, hidden=True, id=None, lang=False) == '<a class="c" data-x="1" hidden>x</a>'
+    )
+    assert notice("Run `a <b>`!") == '<p class="notice" role="status">Run <code>a &lt;b&gt;</code>!</p>'
+
+
+@pytest.mark.parametrize(("share", "text"), [(0, "0.0%"), (0.0004, "under 0.1%"), (0.034, "3.4%"), (0.5, "50%")])
+def test_percent(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_few_round_and_inside(low: float, span: float) -> None:
+    found = ticks(low, low + span)
+    assert 1 <= len(found) <= 7 and found == sorted(set(found))
+    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in found)
+
+
+def test_a_chart_says_every_number() -> None:
+    drawn = line_chart([Line("a<b", [(0, 2.5), (1, 2.0)], 0)], title="t", x_name="epoch", y_name="bits")
+    assert "a&lt;b: 2.500 at epoch 0" in drawn and "a&lt;b: 2.000 at epoch 1" in drawn and drawn.count("<circle") == 2
+
+
+# ---- what the tabs compute ------------------------------------------------------------------------------------------
+
+
+def test_the_cards_are_what_generate_writes(engine: Engine, config: Config, trained: tuple[Config, Bundle]) -> None:
+    settings = replace(config.generate, num_samples=4, seed=11)
+    pictures = list(write(Models(engine, config), "student", "The rocket ", settings))
+    expected = generate(trained[1], ["The rocket "], settings)
+    written = data_of(pictures[-1])
+    assert [sample["model"] for sample in written] == ["best_model"] * 4 + ["student"] * 4
+    for first in (0, 4):  # the student is the same model here
+        assert [sample["text"] for sample in written[first : first + 4]] == [sample.text for sample in expected]
+    assert [sample["seed"] for sample in written] == [11, 12, 13, 14] * 2
+    assert pictures[0].count("writing") >= 8 and data_of(pictures[0]) == [] and "card writing" not in pictures[-1]
+    reasons = [
+        re.sub("<[^>]+>", "", line) for line in re.findall(r'<span class="(?:stop|length)">.*?</span>', pictures[-1])
+    ]
+    names = {"stop": "ended by itself", "length": "cut at the length limit"}
+    assert reasons == [names[sample.finish_reason] for sample in expected] * 2
+
+
+def test_a_copied_tweet_is_marked(engine: Engine, config: Config) -> None:
+    tweet = next(tweet.text for tweet in load_processed(config.paths).train if len(tweet.text) > 60)
+    settings = replace(config.generate, num_samples=1, max_new_tokens=1)
+    *_, last = write(Models(engine, config), ALONE, tweet, settings)
+    assert "copied from training" in last and 'class="card known"' in last
+
+
+@pytest.mark.parametrize(
+    ("beside", "prompt", "number", "message"),
+    [
+        (ALONE, "a " * 200, 1, "the prompt has 200 tokens"),
+        ("gone", "a", 1, "there is no model"),
+        (ALONE, "a", 60, "waiting already"),
+    ],
+)
+def test_what_cant_be_written_is_told_in_one_line(
+    engine: Engine, config: Config, beside: str, prompt: str, number: int, message: str
+) -> None:
+    settings = replace(config.generate, num_samples=number)
+    (line,) = write(Models(engine, config), beside, prompt, settings)
+    assert message in line and line.startswith('<p class="notice"')
+    (again,) = list(write(Models(engine, config), ALONE, "b", replace(settings, num_samples=1)))[-1:]
+    assert "card" in again  # nothing was left behind
+
+
+def test_a_reader_who_leaves_gives_the_places_up(engine: Engine, config: Config) -> None:
+    before = engine.stats()["cancelled"]
+    pictures = write(Models(engine, config), ALONE, "", replace(config.generate, num_samples=20))
+    next(pictures)
+    pictures.close()  # type: ignore[attr-defined]
+    assert engine.stats()["cancelled"] > before
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_choices_are_the_models_probabilities(
+    trained: tuple[Config, Bundle], config: Config, temperature: float
+) -> None:
+    bundle = trained[1]
+    settings = replace(config.generate, temperature=temperature, top_p=1.0)
+    ids = bundle.tokenizer.encode("The dog")
+    found = likeliest(bundle, ids, settings)
+    with torch.no_grad():
+        logits = bundle.model(bundle.vocabulary.to_rows([END, *ids])[None])[0, -1]
+    own = ~bundle.vocabulary.is_shared
+    chances = (logits[own] / temperature).softmax(-1)
+    expected = chances.sort(descending=True).values[:SHOWN]
+    assert [chance for _, chance in found] == pytest.approx(expected.tolist(), rel=1e-4)
+    for index, chance in found:
+        place = bundle.vocabulary.ids[own].tolist().index(index)
+        assert float(chances[place]) == pytest.approx(chance, rel=1e-4)
+
+
+def test_settings_show_in_the_choices(trained: tuple[Config, Bundle], config: Config) -> None:
+    def ask(**changes: Any) -> list[tuple[int, float]]:
+        settings: GenerateConfig = replace(config.generate, **changes)
+        return likeliest(trained[1], [], settings)
+
+    assert len(ask(top_k=3)) == 3 and sum(chance for _, chance in ask(top_k=3)) == pytest.approx(1)
+    assert ask(temperature=0) == [(ask()[0][0], 1.0)]
+    assert "end here" in choices(trained[1], [(END, 0.5)])
+    with pytest.raises(UserError, match="shorten"):
+        likeliest(trained[1], [1] * 500, config.generate)
+
+
+def test_picked_pieces_become_characters_and_the_end_ends(engine: Engine, config: Config) -> None:
+    picker = built(lambda: WriteTab(Models(engine, config), config.generate)).picker
+    prompt, story, sampling = "Go", Story([], ""), (0.8, 0, 1.0, 0.0, 1.0)
+    texts = []
+    for index in load_tokenizer().encode(" <b>🚀"):
+        prompt, story, view = picker.pick(prompt, story, *sampling, gr.EventData(None, {"token": index}))
+        texts.append(prompt)
+    assert texts == ["Go <", "Go <b", "Go <b>", "Go <b>", "Go <b>", "Go <b>🚀"] and "Go &lt;b&gt;🚀" in view
+    prompt, story, view = picker.pick(prompt, story, *sampling, gr.EventData(None, {"token": END}))
+    assert prompt == "Go <b>🚀" and "You ended it here, after 7 characters" in view and "data-token" not in view
+    prompt, story, view = picker.take_back(prompt, story, *sampling)
+    assert prompt == "Go <b>🚀" and "data-token" in view
+    assert picker.take_back(prompt, story, *sampling)[0] == "Go <b>"
+    assert "shorten" in picker.show("a " * 200, story, *sampling)[1]
+
+
+def test_every_rule_that_did_something_has_an_example(config: Config) -> None:
+    info = load_processed(config.paths).info
+    found = find_examples(info).found
+    for line in info["rules"]:
+        if line["changed"] or line["dropped"]:
+            assert found[line["rule"]], line
+    assert all(not after for _, after in found["duplicates"])
+    assert all("http" in before and "http" not in after for before, after in found["drop_links"])
+
+
+@given(st.text(max_size=80), st.text(max_size=30), st.text(max_size=30), st.text(max_size=80))
+def test_an_example_shows_what_changed(head: str, old: str, new: str, rest: str) -> None:
+    before, after = head + old + rest, head + new + rest
+    shown = change(before, after)
+    assert isinstance(shown, Markup) and (("dropped" in shown) >= (not after))
+
+
+def test_token_chips_are_the_tokenizers(trained: tuple[Config, Bundle]) -> None:
+    shown = tokens_view(trained[1], NASTY)
+    assert [int(index) for index in re.findall(r"<small>(\d+)</small>", shown)] == load_tokenizer().encode(NASTY)
+    assert "<script" not in shown and "<img" not in shown
+    assert "notice" in tokens_view(trained[1], "\ud83d")
+    assert "0 tokens" in tokens_view(trained[1], "")
+
+
+def test_a_folder_without_anything_gets_friendly_lines(empty: Config, trained: tuple[Config, Bundle]) -> None:
+    _, _, training = built(lambda: TrainingTab(empty.paths)).refresh((), [])
+    data = built(lambda: DataTab(trained[1], empty.paths)).show()
+    assert "<code>python main.py train</code>" in training and "<code>python main.py evaluate</code>" in training
+    assert "<code>python main.py preprocess</code>" in data
+    assert "not those that are in this folder now" in about(trained[1], empty.paths)
+
+
+def test_a_run_in_progress_grows(config: Config, tmp_path: Path) -> None:
+    shutil.copytree(config.paths.results, tmp_path / "results")
+    paths = parse("serve", ["--paths.root", str(tmp_path)])[0].paths
+    tab = built(lambda: TrainingTab(paths))
+    seen, chosen, page = tab.refresh((), [])
+    assert chosen.value == ["train"] and "<polyline" in page
+    assert "__type__" in str(tab.refresh(seen, ["train"])[2])  # nothing new: the page stays as it is
+    line = {"step": 99, "epoch": 7, "val/loss": 5.0, "val/bits_per_byte": 1.875, "sample": "Hello <b>"}
+    with paths.metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    _, _, grown = tab.refresh(seen, ["train"])
+    assert "train: 1.875 at epoch 7" in grown and "train: 1.875 at epoch 7" not in page and "Hello &lt;b&gt;" in grown
+
+
+def test_what_is_broken_in_the_results_is_told(config: Config, tmp_path: Path) -> None:
+    paths = parse("serve", ["--paths.root", str(tmp_path)])[0].paths
+    paths.results.mkdir()
+    (paths.results / "metrics.jsonl").write_text("not json\n", encoding="utf-8")
+    (paths.results / "evaluation.json").write_text('{"model": 3}', encoding="utf-8")
+    (paths.results / "other.jsonl").write_text("[1]\n", encoding="utf-8")
+    assert read_runs(paths)[0] == {} and len(signature(paths)) == 3
+    page = built(lambda: TrainingTab(paths)).draw([])
+    assert "line 1: not JSON" in page and "evaluation.json is not what this version writes" in page
+
+
+def test_a_model_that_changed_is_opened_again(engine: Engine, config: Config, root: Path) -> None:
+    models = Models(engine, config)
+    assert list(models.others()) == ["student"]
+    first = models.open("student")
+    assert models.open("student") is first
+    path = root / "checkpoints" / "student.pth"
+    shutil.copy(path, root / "checkpoints" / "control.pth")
+    path.unlink()
+    shutil.copy(root / "checkpoints" / "control.pth", path)
+    (root / "checkpoints" / "control.pth").unlink()
+    assert models.open("student") is not first
+    models.open("student").close()
+
+
+# ---- in a real browser ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(engine: Engine, config: Config) -> Iterator[str]:
+    """Where the whole server listens, API and playground."""
+    from web.server import application, listen, make_server
+
+    ready = threading.Event()
+    with listen(config.serve) as door:
+        server = make_server(application(engine, config), ready=ready.set)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+        thread.start()
+        try:
+            assert ready.wait(20)
+            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS.split(), headless=True)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
+    """Opens the page; at the end there must be no complaint, no dialog, and no request to another host."""
+    heard: list[str] = []
+
+    def refuse(dialog: Dialog) -> None:
+        heard.append(dialog.message)
+        dialog.dismiss()
+
+    def visit(**settings: Any) -> Page:
+        page = browser.new_context(**settings).new_page()
+        page.on("console", lambda message: heard.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("dialog", refuse)
+        page.on("request", lambda request: heard.extend(foreign(request.url, address)))
+        page.on(
+            "response", lambda answer: heard.append(f"{answer.status} {answer.url}") if answer.status > 399 else None
+        )
+        page.goto(address)
+        expect(page.get_by_role("button", name="Write", exact=True)).to_be_visible(timeout=15_000)
+        return page
+
+    yield visit
+    for context in browser.contexts:
+        context.close()
+    assert heard == []
+
+
+def foreign(url: str, address: str) -> list[str]:
+    """The URL, if a request to it leaves this server."""
+    return [] if url.startswith((address, "data:", "blob:", "about:")) else [url]
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+@pytest.mark.browser
+def test_tweets_appear_while_they_are_written(
+    visit: Callable[..., Page], trained: tuple[Config, Bundle], config: Config
+) -> None:
+    page = visit()
+    watch = "new MutationObserver(() => document.querySelectorAll('.card').forEach((card) => seen.add(card.className)))"
+    page.evaluate(f"window.seen = new Set(); {watch}.observe(document.body, {{subtree: true, childList: true}})")
+    page.get_by_label("Beginning of the tweet").fill("The rocket")
+    page.locator("#temperature input[type=number]").fill("0.5")
+    page.locator("#temperature input[type=number]").blur()
+    page.get_by_role("button", name="Write", exact=True).click()
+    expect(page.locator(".card:not(.writing)")).to_have_count(3)
+    expected = generate(trained[1], ["The rocket"], replace(config.generate, temperature=0.5))
+    assert page.locator(".card .text").all_text_contents() == [sample.text for sample in expected]
+    for notes in page.locator(".card .notes").all_inner_texts():
+        assert re.search(r"\d+ characters\s+(ended by itself|cut at the length limit)\s+", notes), notes
+    assert "card writing" in page.evaluate("[...seen]")
+
+
+@pytest.mark.browser
+def test_two_models_side_by_side_and_another_seed(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.get_by_label("Beside it").first.click()
+    page.get_by_role("option", name="student").click()
+    page.get_by_role("button", name="Surprise me").click()
+    expect(page.get_by_label("Seed")).not_to_have_value("0")
+    page.get_by_role("button", name="Write", exact=True).click()
+    expect(page.locator(".card:not(.writing)")).to_have_count(6)
+    assert page.locator("#cards h3").all_inner_texts() == ["best_model", "student"]
+    texts = page.locator(".card .text").all_text_contents()
+    assert texts[:3] == texts[3:]  # the same weights, the same seed
+
+
+@pytest.mark.browser
+def test_words_are_chosen_by_hand(visit: Callable[..., Page], trained: tuple[Config, Bundle], config: Config) -> None:
+    page = visit()
+    prompt = page.get_by_label("Beginning of the tweet")
+    prompt.press_sequentially("The dog")
+    open_tab(page, "Word by word")
+    tokenizer = trained[1].tokenizer
+    ids = tokenizer.encode("The dog")
+    for place in (1, 0, 2):
+        options = [index for index, _ in likeliest(trained[1], ids, config.generate)]
+        shown = f"[...document.querySelectorAll('{CSS_TOKENS}')].map((button) => Number(button.dataset.token))"
+        page.wait_for_function(f"String({shown}) === '{','.join(map(str, options))}'")
+        chosen = next(index for index in options[place:] if index != END)
+        page.locator(f'[data-token="{chosen}"]').focus()
+        page.keyboard.press("Enter")
+        ids = [*ids, chosen]
+        expect(prompt).to_have_value(tokenizer.decode(ids).rstrip("\ufffd"))
+    page.get_by_role("button", name="Take the last one back").click()
+    expect(prompt).to_have_value(tokenizer.decode(ids[:-1]).rstrip("\ufffd"))
+
+
+@pytest.mark.browser
+def test_what_was_written_can_be_copied_and_saved(visit: Callable[..., Page]) -> None:
+    page = visit(accept_downloads=True, permissions=["clipboard-read", "clipboard-write"])
+    page.get_by_label("Beginning of the tweet").fill(NASTY)
+    page.get_by_role("button", name="Write", exact=True).click()
+    expect(page.locator(".card:not(.writing)")).to_have_count(3)
+    texts = page.locator(".card .text").all_text_contents()
+    assert all(text.startswith(NASTY) for text in texts) and page.locator("#cards img, #cards script").count() == 0
+    with page.expect_download() as text:
+        page.get_by_role("button", name="Save as text").click()
+    assert text.value.suggested_filename == "tweets.txt"
+    assert text.value.path().read_text(encoding="utf-8") == "".join(f"{line}\n" for line in texts)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save as JSON").click()
+    samples = json.loads(saved.value.path().read_text(encoding="utf-8"))["samples"]
+    assert [sample["text"] for sample in samples] == texts
+    assert {"finish_reason", "tokens", "novel", "seed", "prompt", "model"} == samples[0].keys() - {"text"}
+    page.locator("[data-copy]").nth(1).click()
+    expect(page.locator("[data-copy]").nth(1)).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == texts[1]
+
+
+@pytest.mark.browser
+def test_looking_inside_any_text(visit: Callable[..., Page], trained: tuple[Config, Bundle]) -> None:
+    page = visit()
+    open_tab(page, "Look inside")
+    frame = page.frame_locator("iframe.inside")
+    expect(frame.locator(".chip").nth(2)).to_contain_text("·is")
+    page.get_by_label("Text to read").fill(NASTY)
+    page.get_by_role("button", name="Look inside").click()
+    expect(frame.locator(".chip")).to_have_count(1 + len(trained[1].tokenizer.encode(NASTY)))
+    frame.locator(".head").first.click()
+    expect(frame.locator("#map h3")).to_have_text("Layer 1, head 1")
+    first = frame.locator("#off").inner_text()
+    frame.locator(".head").nth(1).click()
+    expect(frame.locator("#map h3")).to_have_text("Layer 1, head 2")
+    assert re.search(r"Without layer 1, head 2, .+ of the probability moves", frame.locator("#off").inner_text())
+    assert frame.locator("#off").inner_text() != first
+    assert page.locator("iframe.inside").get_attribute("sandbox") == "allow-scripts"
+    page.get_by_label("Text to read").fill("word " * 300)
+    page.keyboard.press("Enter")
+    expect(page.locator("#inside .notice")).to_contain_text("this model can read")
+
+
+@pytest.mark.browser
+def test_training_shows_a_run_as_it_goes(visit: Callable[..., Page], config: Config) -> None:
+    page = visit()
+    open_tab(page, "Training")
+    expect(page.locator("#training .chart")).to_have_count(2)
+    before = page.locator("#training circle").count()
+    with config.paths.metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": 999, "epoch": 3, "val/loss": 6.0, "val/bits_per_byte": 2.5}) + "\n")
+    expect(page.locator("#training circle")).to_have_count(before + 2, timeout=10_000)
+
+
+@pytest.mark.browser
+def test_the_tokenizer_works_as_one_types(visit: Callable[..., Page], trained: tuple[Config, Bundle]) -> None:
+    page = visit()
+    open_tab(page, "Data")
+    expect(page.locator("#data .chart")).to_have_count(2)
+    assert page.locator("#data .rules tbody tr").count() >= 10
+    page.get_by_label("Type something").fill("")
+    page.get_by_label("Type something").press_sequentially("a <b> 🚀")
+    ids = [str(index) for index in trained[1].tokenizer.encode("a <b> 🚀")]
+    expect(page.locator("#chips small")).to_have_text(ids)
+    open_tab(page, "About")
+    expect(page.locator("#about")).to_contain_text("parody machine")
+    expect(page.locator("#about")).to_contain_text("invented posts")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_never_scrolls_sideways(visit: Callable[..., Page], scheme: str) -> None:
+    page = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, color_scheme=scheme)
+    page.get_by_role("button", name="Write", exact=True).tap()
+    expect(page.locator(".card:not(.writing)")).to_have_count(3)
+    for name in ("Write", "Word by word", "Look inside", "Training", "Data", "About"):
+        open_tab(page, name)
+        page.wait_for_timeout(150)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, name
+    unnamed = (
+        "[...document.querySelectorAll('input, textarea, button')].filter((e) => e.offsetParent && !(e.labels?.length"
+    )
+    unnamed += " || e.textContent.trim() || e.ariaLabel || e.title)).map((e) => e.outerHTML)"
+    open_tab(page, "Write")
+    assert page.evaluate(unnamed) == []

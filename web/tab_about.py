@@ -1,0 +1,95 @@
+"""The tab About: how the model was made, what it can't do, and that it is a parody machine, not the person."""
+
+from collections.abc import Iterator
+
+import gradio as gr
+
+from config.schema import PathsConfig, UserError
+from generate.attention_page import facts
+from model.checkpoint import Bundle
+from utils.preprocess import load_processed
+from web.markup import Markup, table, tag, told
+
+WARNING = (
+    "This is a parody machine. It imitates the style of some tweets and knows nothing. What it writes was not said by "
+    "the person whose tweets it learnt from, or by anybody else; don't pass it off as theirs."
+)
+LIMITS = (
+    "It learnt from a few thousand short texts, so it knows little of the world, and nothing after they were written.",
+    "Its facts are accidents: names, numbers and dates are only what often stood together.",
+    "It can repeat training tweets. Those that hold 8 tokens or more in a row of one are marked so.",
+    "What was offensive or wrong in the tweets can come back.",
+    "It reads and writes one tweet at a time, mostly in English, and can't follow instructions.",
+)
+FILES = (
+    ("README.md", "how to train it on your own tweets, measure it and take it elsewhere"),
+    ("docs/how_it_works.md", "a tour of the transformer, for learners"),
+    ("config/config.yaml", "every setting, each with its reason"),
+    ("results/report.html", "the evaluation, after `python main.py evaluate`"),
+)
+
+
+def made(bundle: Bundle, paths: PathsConfig) -> Iterator[tuple[str, str]]:
+    """Facts of how the model was made."""
+    shape, recipe, data, info = bundle.model.config, bundle.config.train, bundle.config.data, bundle.info
+    vocabulary = f"{bundle.vocabulary.num_rows:,} rows for GPT-2's 50,257 tokens"
+    yield "Kind", "a GPT-2 transformer, trained from scratch on this machine's tweets"
+    yield "Shape", facts(bundle)
+    yield "Sizes", f"width {shape.n_embd}, context {shape.block_size} tokens, {vocabulary}"
+    if "epoch" in info:
+        minutes = f" in {info['seconds'] / 60:.1f} minutes" if "seconds" in info else ""
+        yield (
+            "Training",
+            f"kept after epoch {info['epoch']} of {recipe.epochs} ({info.get('step', 0):,} steps){minutes}",
+        )
+    yield "Tweets", tweets(bundle, paths)
+    yield (
+        "Recipe",
+        (
+            f"batches of {recipe.batch_size}, AdamW at {recipe.learning_rate:g}, dropout {shape.dropout:g}, "
+            f"weight decay {recipe.weight_decay:g}"
+        ),
+    )
+    yield (
+        "Split",
+        (
+            f"{100 * data.val_fraction:.0f}% of the tweets kept aside ({data.split}, seed {data.split_seed}); "
+            f"no tweet or near copy on both sides; fingerprint {info.get('split_hash', 'unknown')}"
+        ),
+    )
+
+
+def tweets(bundle: Bundle, paths: PathsConfig) -> str:
+    """What it learnt from, if that is still there."""
+    try:
+        info = load_processed(paths).info
+    except UserError:
+        info = {}
+    if not info or info["split"]["hash"] != bundle.info.get("split_hash"):
+        return "not those that are in this folder now"
+    kind = "invented posts" if info["source"].get("fiction") else "posts"
+    return f"{info['split']['train']:,} {kind} of {info['source']['path']}"
+
+
+def about(bundle: Bundle, paths: PathsConfig) -> Markup:
+    """The whole tab."""
+    files = [tag("li", told(f"`{name}`: {what}")) for name, what in FILES]
+    return tag(
+        "div",
+        tag("p", WARNING, class_="warning"),
+        tag("h2", "How it was made"),
+        table(("fact", "value"), made(bundle, paths), class_="words"),
+        tag("h2", "Its limits"),
+        tag("ul", *(tag("li", limit) for limit in LIMITS)),
+        tag("h2", "In the repository"),
+        tag("ul", *files),
+        tag("p", "The same model answers programs at /v1, as OpenAI's API does.", class_="caption"),
+        class_="prose-like",
+    )
+
+
+class AboutTab:
+    """Lays the tab out."""
+
+    def __init__(self, bundle: Bundle, paths: PathsConfig) -> None:
+        gr.HTML(about(bundle, paths), elem_id="about")

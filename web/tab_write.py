@@ -1,0 +1,239 @@
+"""The tab Write: tweets that appear as cards while they are written, by one model or by two side by side."""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+
+import gradio as gr
+
+from config.schema import GenerateConfig, UserError
+from web.cards import Column, cards
+from web.engine import Busy, Engine
+from web.markup import Markup, notice
+from web.models import ALONE, Models
+from web.tab_pick import Picker
+
+MOST = 20  # tweets at once
+FRAME = 0.06  # seconds between two pictures of what is being written
+LARGEST_SEED = 2**31 - 1
+EMPTY = "Nothing written yet. Give the beginning of a tweet, or leave it empty, and press `Write`."
+
+
+def ask(engine: Engine, name: str, prompt: str, settings: GenerateConfig) -> Column:
+    """Ask a model for its tweets; their seeds are those that `python main.py generate` takes.
+
+    Raises:
+        UserError: the prompt does not fit.
+        Busy: too many are waiting already; nothing is left behind then.
+    """
+    column = Column(name, [], {})
+    try:
+        for number in range(settings.num_samples):
+            column.requests.append(engine.submit(prompt, settings, seed=settings.seed + number))
+    except (UserError, Busy):
+        leave([column])
+        raise
+    return column
+
+
+def leave(columns: list[Column]) -> None:
+    """Give up the places of all that is not done."""
+    for column in columns:
+        for request in column.requests:
+            request.cancel()
+
+
+def follow(columns: list[Column]) -> Iterator[Markup]:
+    """The cards as they fill, picture by picture, until all are done."""
+    news: SimpleQueue[tuple[Column, int, bool]] = SimpleQueue()
+    for column in columns:
+        for number, request in enumerate(column.requests):
+            request.listen(lambda piece, c=column, n=number: news.put((c, n, piece is None)))  # type: ignore[misc]
+    left = sum(len(column.requests) for column in columns)
+    try:
+        yield cards(columns)
+        while left:
+            events = [news.get()]
+            time.sleep(FRAME)
+            try:
+                while True:
+                    events.append(news.get_nowait())
+            except Empty:
+                pass
+            for column, number, ended in events:
+                if ended:
+                    column.samples[number] = column.requests[number].result()
+                    left -= 1
+            yield cards(columns)
+    finally:
+        leave(columns)
+
+
+def write(models: Models, beside: str, prompt: str, settings: GenerateConfig) -> Iterator[Markup]:
+    """The cards of one model, or of two, while they are written; one line instead if that can't be."""
+    columns: list[Column] = []
+    try:
+        engines = [(models.name, models.engine)] + ([] if beside == ALONE else [(beside, models.open(beside))])
+        for name, engine in engines:
+            columns.append(ask(engine, name, prompt, settings))
+    except (UserError, Busy) as error:
+        leave(columns)
+        yield notice(str(error))
+        return
+    yield from follow(columns)
+
+
+class WriteTab:
+    """Lays the tab out and says what its controls do."""
+
+    def __init__(self, models: Models, defaults: GenerateConfig) -> None:
+        self.models, self.defaults = models, defaults
+        with gr.Row(elem_classes="halves"):
+            with gr.Column(scale=2, min_width=300, elem_classes="controls"):
+                self.lay_out_controls()
+            with gr.Column(scale=3, min_width=300), gr.Tabs(elem_classes="inner") as self.views:
+                with gr.Tab("Whole tweets", id="tweets"):
+                    self.cards = gr.HTML(notice(EMPTY), elem_id="cards", js_on_load="playground.copying(element)")
+                    with gr.Row(elem_classes="tools"):
+                        for label, call in (
+                            ("Copy all", "copyAll"),
+                            ("Save as text", "saveText"),
+                            ("Save as JSON", "saveJson"),
+                        ):
+                            gr.Button(label, size="sm", min_width=110).click(None, js=f"() => playground.{call}()")
+                with gr.Tab("Word by word", id="words"):
+                    self.picker = Picker(models.engine.bundle, self.prompt, self.sampling, self.settings)
+        self.connect()
+
+    def lay_out_controls(self) -> None:
+        """Prompt, how many, how bold, and the rest of the settings in a drawer."""
+        defaults = self.defaults
+        self.prompt = gr.Textbox(
+            label="Beginning of the tweet",
+            placeholder="empty: a tweet from nothing",
+            lines=2,
+            max_lines=6,
+            max_length=2000,
+            elem_id="prompt",
+        )
+        self.number = gr.Slider(
+            1, MOST, min(defaults.num_samples, MOST), step=1, label="Number of tweets", elem_id="number"
+        )
+        self.temperature = gr.Slider(
+            0,
+            2,
+            min(defaults.temperature, 2),
+            step=0.05,
+            label="Temperature",
+            info="low is safe, high is wild",
+            elem_id="temperature",
+        )
+        with gr.Row(elem_classes="seed"):
+            self.seed = gr.Number(
+                min(defaults.seed, LARGEST_SEED),
+                label="Seed",
+                info="the same seed writes the same tweets",
+                precision=0,
+                minimum=0,
+                maximum=LARGEST_SEED,
+                min_width=120,
+                scale=2,
+                elem_id="seed",
+            )
+            self.surprise = gr.Button("Surprise me", min_width=110, scale=1, elem_id="surprise")
+        self.beside = gr.Dropdown(
+            [ALONE, *self.models.others()],
+            value=ALONE,
+            label="Beside it",
+            filterable=False,
+            elem_id="beside",
+            info="a second model writes from the same beginning with the same seed",
+        )
+        with gr.Accordion("More settings", open=False):
+            self.lay_out_drawer()
+        self.button = gr.Button("Write", variant="primary", elem_id="write")
+        self.sampling = [self.temperature, self.top_k, self.top_p, self.min_p, self.penalty]
+
+    def lay_out_drawer(self) -> None:
+        """The settings that are seldom changed."""
+        defaults = self.defaults
+        self.top_k = gr.Slider(
+            0, 200, min(defaults.top_k, 200), step=1, label="Top-k", info="only the k likeliest tokens; 0: off"
+        )
+        self.top_p = gr.Slider(
+            0.05,
+            1,
+            defaults.top_p,
+            step=0.01,
+            label="Top-p",
+            info="only the likeliest that together have this probability; 1: off",
+        )
+        self.min_p = gr.Slider(
+            0,
+            0.9,
+            defaults.min_p,
+            step=0.01,
+            label="Min-p",
+            info="only tokens at least this likely beside the likeliest; 0: off",
+        )
+        self.penalty = gr.Slider(
+            0.5,
+            2,
+            defaults.repetition_penalty,
+            step=0.05,
+            label="Repetition penalty",
+            info="makes tokens already used less likely; 1: off",
+        )
+
+    def connect(self) -> None:
+        """What happens when."""
+        gr.on(
+            [self.button.click, self.surprise.click],
+            lambda: gr.Tabs(selected="tweets"),
+            None,
+            self.views,
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+        self.surprise.click(
+            lambda: random.randrange(LARGEST_SEED),
+            None,
+            self.seed,
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+        inputs = [self.prompt, self.number, self.seed, self.beside, *self.sampling]
+        self.button.click(
+            self.write,
+            inputs,
+            self.cards,
+            concurrency_limit=4,
+            show_progress="hidden",
+            trigger_mode="once",
+            api_visibility="private",
+        )
+
+    def settings(self, temperature: float, top_k: float, top_p: float, min_p: float, penalty: float) -> GenerateConfig:
+        """The sampling that the sliders ask for; UserError where they can't be."""
+        return replace(
+            self.defaults,
+            temperature=temperature,
+            top_k=int(top_k),
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=penalty,
+        )
+
+    def write(self, prompt: str, number: float, seed: float | None, beside: str, *sampling: float) -> Iterator[Markup]:
+        """What the button does."""
+        try:
+            first = self.defaults.seed if seed is None else int(seed)
+            settings = replace(self.settings(*sampling), num_samples=int(number), seed=first)
+        except UserError as error:
+            yield notice(str(error))
+            return
+        yield from write(self.models, beside, prompt or "", settings)
