@@ -10,7 +10,7 @@ from model.checkpoint import load_bundle
 from web.engine import Engine
 
 ALONE = "no second model"
-NO_MODEL = ("last_model.pth", "targets.pth")  # a run to go on with, and what teachers expect: neither can write
+NO_MODEL = ("last_model.pth", "written.pth")  # a run to go on with; tweets by teachers
 
 
 class Models:

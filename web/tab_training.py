@@ -16,7 +16,7 @@ from utils.run_log import read_log
 from web.charts import Line, line_chart
 from web.markup import Markup, joined, notice, percent, table, tag
 
-NAMES = {"metrics": "train", "distill_metrics": "student", "control_metrics": "control"}
+NAMES = {"metrics": "train", "distill_metrics": "student", "control_metrics": "control", "usual_metrics": "usual"}
 SECONDS = 3.0  # between two looks at the files
 NO_RUNS = "No training log yet: `python main.py train` makes one, and its curve grows here while it runs."
 NO_EVALUATION = "No evaluation yet: `python main.py evaluate` makes one."
@@ -151,8 +151,8 @@ def evaluation_rows(result: Record) -> Iterator[tuple[str, ...]]:
 
 
 def distillation_rows(result: Record) -> Iterator[tuple[str, ...]]:
-    """Teacher, student, and the student without a teacher."""
-    for who in ("teacher", "control", "student"):
+    """Teacher, student, the same by `train`, and without a teacher."""
+    for who in ("teacher", "student", "usual", "control"):
         if line := result.get(who):
             shares = (line.get(key) for key in ("stop_rate", "exact_copies", "ngram8_in_train"))
             yield (
