@@ -13,7 +13,7 @@ serve: $(VENV)/full
 	$(BIN)/python main.py serve
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

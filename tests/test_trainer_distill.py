@@ -264,6 +264,7 @@ def test_a_hugging_face_gpt2_teaches_after_fine_tuning(
     folder = tmp_path / "their-gpt2"
     transformers.GPT2LMHeadModel(shape).save_pretrained(folder)
     flags = ["--distill.teacher", str(folder), "--distill.finetune_learning_rate", "0.01"]
+    flags += ["--model.block_size", "32", "--distill.sampled", "0.5"]
     config = settings(*QUICK, *flags)
     result = distill(config, corpus)
     slug = next(name for name in trained if name.startswith("teachers/"))

@@ -226,12 +226,13 @@ def write_tweets(teachers: Teachers, count: int) -> list[Tweet]:
     setting = teachers.setting
     config, tokenizer = setting.config, setting.tokenizer
     author = Bundle(teachers.committee(), tokenizer, setting.vocabulary, config, {})  # type: ignore[arg-type]
-    as_is = replace(config.generate, num_samples=WRITTEN_AT_ONCE, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    together = min(WRITTEN_AT_ONCE, count)
+    as_is = replace(config.generate, num_samples=together, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
     as_is = replace(as_is, repetition_penalty=1.0, max_new_tokens=config.model.block_size)
     real = [tweet.text for tweet in (*setting.corpus.train, *setting.corpus.val)]
     copies = CopyCheck(real, [])
     written: list[Tweet] = []
-    for tried in range(0, PATIENCE * count, WRITTEN_AT_ONCE):
+    for tried in range(0, PATIENCE * count, together):
         seed = TEACHER_SEED * 1_000_003 + tried
         for sample in generate(author, [""], replace(as_is, seed=seed)):
             text = sample.text.strip()

@@ -1,0 +1,241 @@
+"""Kills commands at random moments, lets them go on, and compares what they end with, bit for bit.
+
+    python -m benchmarks.chaos --kills 200 --seed 0 --jobs 1
+
+Each command works on tiny settings and made-up tweets in a process of its own, forked from this one, which has torch
+loaded already. Some kills come at a random moment, others just when a file is being written. After each, every file
+that can be seen must be whole; a command that does not go on after a kill, or ends with other bytes, is counted as lost.
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from config.cli import COMMANDS, parse, run_command
+from config.schema import UserError
+from model.checkpoint import load_checkpoint
+from utils.preprocess import load_processed
+from utils.run_log import read_log
+
+TINY = "--model.n_layer 1 --model.n_embd 16 --model.n_head 2 --train.batch_size 16 --train.epochs 4 --train.patience 9"
+TINY += " --train.save_minutes 0 --train.sample_every 0 --machine.device cpu --machine.threads 1 --evaluate.samples 0"
+TINY += " --distill.members 2 --distill.member_epochs 2 --distill.sampled 0.5 --data.near_duplicate_words 9"
+TIMES = ("seconds", "tokens_per_second")  # differ from run to run, as the settings' paths do
+BEFORE = {  # what each command finds done
+    "preprocess": [["preprocess", "--data.punctuate", "false"]],  # another pair of files, to be replaced
+    "train": [["preprocess"]],
+    "distill": [["preprocess"]],
+    "export": [["preprocess"], ["train"]],
+}
+
+
+@dataclass
+class Tally:
+    """What became of one command."""
+
+    name: str
+    kills: int = 0
+    writing: int = 0  # of the kills, those that left a half-written temporary file
+    resumed: int = 0  # kills after which the next process went on
+    runs: int = 0  # runs that came to their end
+    equal: int = 0  # of these, with the bytes of the undisturbed one
+    problems: list[str] = field(default_factory=list)
+
+    def row(self) -> str:
+        """Its line of the table."""
+        cells = (self.name, self.kills, self.writing, self.resumed, f"{self.equal} of {self.runs}", len(self.problems))
+        return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def write_tweets(path: Path) -> None:
+    """Made-up tweets in made-up words."""
+    rng = random.Random(0)
+    words = ["".join(rng.choice("bdfgklmnrst") + rng.choice("aeiou") for _ in range(2)) for _ in range(80)]
+    lines = [" ".join(rng.choice(words) for _ in range(rng.randint(3, 8))) for _ in range(150)]
+    path.write_text("text\n" + "\n".join(lines), encoding="utf-8")
+
+
+def start(command: list[str], root: Path) -> int:
+    """Run `main.py COMMAND` in a process of its own, its words in root/said.txt; returns its number."""
+    flags = [*TINY.split(), "--paths.root", str(root), "--data.path", str(root.parent / "tweets.csv")]
+    number = os.fork()
+    if number:
+        return number
+    code = 1
+    try:
+        said = os.open(root / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        code = run_command(command[0], [*flags, *command[1:]])
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def finish(number: int, root: Path) -> str:
+    """Wait for a process; returns what it said if it failed, or nothing."""
+    code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+    return "" if code == 0 else f"exit code {code}: {(root / 'said.txt').read_text(encoding='utf-8')[-500:]}"
+
+
+def half_written(root: Path) -> set[str]:
+    """Temporary files and folders."""
+    return {entry.name for folder in root.iterdir() if folder.is_dir() for entry in folder.rglob(".*.tmp")}
+
+
+def kill_somewhen(number: int, root: Path, rng: random.Random, seconds: float) -> bool:
+    """Kill a process at a random moment within `seconds`, or while its nth file is written; False: it ended before."""
+    nth, end = rng.choice((0, 0, 0, 1, 3, 5, 9)), time.monotonic() + rng.uniform(0.0, 1.2 * seconds)
+    old = half_written(root)
+    seen: set[str] = set()
+    while nth or time.monotonic() < end:
+        if os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return False
+        if nth:
+            now = half_written(root) - old
+            nth -= bool(now - seen)
+            seen = now
+        time.sleep(0.0005)
+    time.sleep(rng.uniform(0.0, 0.003))
+    os.kill(number, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == -signal.SIGKILL
+
+
+def digest(value: Any) -> str:
+    """A hash of all tensors and values of a checkpoint, but for times and settings."""
+    if isinstance(value, Tensor):
+        return hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
+    if isinstance(value, dict):
+        kept = {str(key): digest(item) for key, item in value.items() if key not in (*TIMES, "config")}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return repr([digest(item) for item in value]) if isinstance(value, list | tuple) else repr(value)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """The hash of every file in a folder."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def result(name: str, root: Path) -> dict[str, str]:
+    """What the command `name` has made under `root`, as hashes.
+
+    Raises:
+        UserError: a checkpoint is not whole.
+    """
+    paths = parse("train", ["--paths.root", str(root)])[0].paths
+    if name == "preprocess":
+        return files(paths.data)
+    if name == "export":
+        return files(paths.results / "elon-transformer")
+    found = {path.name: digest(load_checkpoint(path)) for path in paths.checkpoints.rglob("[!.]*.pth")}
+    for path in paths.results.glob("*metrics.jsonl"):
+        found[path.name] = digest(read_log(path))
+    return found
+
+
+def check_whole(name: str, root: Path, undisturbed: dict[str, str]) -> str:
+    """Read all that can be seen under `root`; returns what is wrong, or nothing."""
+    paths = parse("train", ["--paths.root", str(root)])[0].paths
+    try:
+        found = result(name, root)
+    except UserError as error:
+        return f"half-written, but seen: {error}"
+    if name == "export" and found not in ({}, undisturbed):
+        return f"a half-written export can be seen: {sorted(found)}"
+    try:
+        texts = [tweet.text for tweet in load_processed(paths).train]
+    except UserError:
+        return "" if name == "preprocess" else "the tweets are lost"  # half a pair, and it is refused: as it should be
+    ended = {text.endswith(".") for text in texts}
+    return "" if ended in ({True}, {False}) else "two versions of the tweets are mixed"
+
+
+def torture(name: str, *, kills: int, seed: int, folder: Path) -> Tally:
+    """Kill the command `name` as often as asked, in one run after another, each of which comes to its end."""
+    rng, tally, place = random.Random(f"{seed} {name}"), Tally(name), folder / name
+    place.mkdir()
+    write_tweets(place / "tweets.csv")
+    before, quiet, root = place / "before", place / "quiet", place / "root"
+    before.mkdir()
+    for command in BEFORE[name]:
+        assert not (problem := finish(start(command, before), before)), problem
+    shutil.copytree(before, quiet)
+    started = time.monotonic()
+    assert not (problem := finish(start([name], quiet), quiet)), problem
+    seconds, undisturbed = time.monotonic() - started, result(name, quiet)
+    while tally.kills < kills:
+        shutil.copytree(before, root)
+        for problem in one_run(name, root, tally, undisturbed, partial(kill_somewhen, rng=rng, seconds=seconds), kills):
+            tally.problems.append(problem)
+        shutil.rmtree(root)
+    return tally
+
+
+def one_run(
+    name: str, root: Path, tally: Tally, undisturbed: dict[str, str], kill: Callable[[int, Path], bool], kills: int
+) -> list[str]:
+    """One run under `root`, killed again and again until it gets through; returns what went wrong."""
+    while True:
+        resume = name == "train" and (root / "checkpoints" / "last_model.pth").is_file()
+        number, old = start([name, *(["--train.resume", "true"] if resume else [])], root), half_written(root)
+        if tally.kills < kills and kill(number, root):
+            tally.kills += 1
+            tally.resumed += 1  # taken back if the next process fails
+            tally.writing += bool(half_written(root) - old)
+            if problem := check_whole(name, root, undisturbed):
+                return [problem]
+            continue
+        tally.runs += 1
+        if problem := finish(number, root):
+            tally.resumed -= 1
+            return [problem]
+        same = result(name, root) == undisturbed
+        tally.equal += same
+        return [] if same else ["other bytes than the undisturbed run"]
+
+
+def main() -> int:
+    """Kill them all, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="of all commands together (200)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument("--jobs", type=int, default=1, help="commands tortured at a time (1)")
+    parser.add_argument("--stages", nargs="+", default=list(BEFORE), choices=list(BEFORE), help="which commands")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in BEFORE:  # loaded once, not after every kill
+        importlib.import_module(COMMANDS[name].target.split(":")[0])
+    importlib.import_module("matplotlib.pyplot")
+    share = -(-chosen.kills // len(chosen.stages))
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("fork").Pool(chosen.jobs) as pool:
+        work = partial(torture, kills=share, seed=chosen.seed, folder=Path(folder))
+        tallies = pool.map(work, chosen.stages, chunksize=1)
+    print("| command | kills | while writing | resumed | bytes equal | lost |\n|---|---:|---:|---:|---:|---:|")
+    print("\n".join(tally.row() for tally in tallies))
+    problems = [f"{tally.name}: {problem}" for tally in tallies for problem in tally.problems]
+    print(f"{sum(tally.kills for tally in tallies)} kills in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    print("\n".join(problems), file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
