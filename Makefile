@@ -1,11 +1,11 @@
-# make run | serve | test | lint | setup. A second call installs nothing: each stamp remembers its requirements file.
+# make run | serve | test | coverage | lint | setup. A second call installs nothing: each stamp remembers its requirements file.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # A file of your own: make run DATA=my_tweets.csv
 DATA_FLAG := $(if $(DATA),--data.path '$(DATA)')
 
-.PHONY: run serve test lint setup clean
+.PHONY: run serve test coverage lint setup clean
 run: $(VENV)/core
 	$(BIN)/python main.py run $(DATA_FLAG)
 
@@ -14,6 +14,11 @@ serve: $(VENV)/full
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Half again as slow as `make test`, so the gate does without.
+coverage: $(VENV)/dev
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -38,4 +43,4 @@ $(VENV)/dev: requirements-dev.txt $(VENV)/full
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -3,8 +3,8 @@
     python -m benchmarks.chaos --kills 200 --seed 0 --jobs 1
 
 Each command works on tiny settings and made-up tweets in a process of its own, forked from this one, which has torch
-loaded already. Some kills come at a random moment, others just when a file is being written. After each, every file
-that can be seen must be whole; a command that does not go on after a kill, or ends with other bytes, is counted as lost.
+loaded already. Half of the kills come at a random moment, the others just when a file is being written. After each,
+every file that can be seen must be whole; a run that does not go on, or ends with other bytes, is counted as lost.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from config.cli import COMMANDS, parse, run_command
-from config.schema import UserError
+from config.cli import COMMANDS, run_command
+from config.schema import PathsConfig, UserError
 from model.checkpoint import load_checkpoint
 from utils.preprocess import load_processed
 from utils.run_log import read_log
@@ -38,6 +38,7 @@ TINY = "--model.n_layer 1 --model.n_embd 16 --model.n_head 2 --train.batch_size 
 TINY += " --train.save_minutes 0 --train.sample_every 0 --machine.device cpu --machine.threads 1 --evaluate.samples 0"
 TINY += " --distill.members 2 --distill.member_epochs 2 --distill.sampled 0.5 --data.near_duplicate_words 9"
 TIMES = ("seconds", "tokens_per_second")  # differ from run to run, as the settings' paths do
+WRITES = {"preprocess": 2, "train": 12, "distill": 24, "export": 1}  # a kill comes during one of the first so many
 BEFORE = {  # what each command finds done
     "preprocess": [["preprocess", "--data.punctuate", "false"]],  # another pair of files, to be replaced
     "train": [["preprocess"]],
@@ -53,14 +54,14 @@ class Tally:
     name: str
     kills: int = 0
     writing: int = 0  # of the kills, those that left a half-written temporary file
-    resumed: int = 0  # kills after which the next process went on
     runs: int = 0  # runs that came to their end
     equal: int = 0  # of these, with the bytes of the undisturbed one
     problems: list[str] = field(default_factory=list)
 
     def row(self) -> str:
         """Its line of the table."""
-        cells = (self.name, self.kills, self.writing, self.resumed, f"{self.equal} of {self.runs}", len(self.problems))
+        resumed, equal = self.kills - len(self.problems), f"{self.equal} of {self.runs}"
+        cells = (self.name, self.kills, self.writing, resumed, equal, len(self.problems))
         return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
@@ -89,10 +90,17 @@ def start(command: list[str], root: Path) -> int:
         os._exit(code)
 
 
-def finish(number: int, root: Path) -> str:
-    """Wait for a process; returns what it said if it failed, or nothing."""
-    code = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-    return "" if code == 0 else f"exit code {code}: {(root / 'said.txt').read_text(encoding='utf-8')[-500:]}"
+def finish(number: int) -> int:
+    """Wait for a process; returns its exit code."""
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+
+
+def undisturbed_run(command: list[str], root: Path) -> float:
+    """Run a command to its end; returns the seconds."""
+    started = time.monotonic()
+    code = finish(start(command, root))
+    assert code == 0, (root / "said.txt").read_text(encoding="utf-8")
+    return time.monotonic() - started
 
 
 def half_written(root: Path) -> set[str]:
@@ -100,14 +108,14 @@ def half_written(root: Path) -> set[str]:
     return {entry.name for folder in root.iterdir() if folder.is_dir() for entry in folder.rglob(".*.tmp")}
 
 
-def kill_somewhen(number: int, root: Path, rng: random.Random, seconds: float) -> bool:
-    """Kill a process at a random moment within `seconds`, or while its nth file is written; False: it ended before."""
-    nth, end = rng.choice((0, 0, 0, 1, 3, 5, 9)), time.monotonic() + rng.uniform(0.0, 1.2 * seconds)
+def kill_somewhen(number: int, root: Path, *, rng: random.Random, seconds: float, writes: int) -> int:
+    """Kill a process at a random moment within `seconds`, or while its nth file is written; returns its exit code."""
+    nth, end = rng.choice((0, rng.randint(1, writes))), time.monotonic() + rng.uniform(0.0, 1.2 * seconds)
     old = half_written(root)
     seen: set[str] = set()
     while nth or time.monotonic() < end:
         if os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            return False
+            return finish(number)
         if nth:
             now = half_written(root) - old
             nth -= bool(now - seen)
@@ -115,7 +123,7 @@ def kill_somewhen(number: int, root: Path, rng: random.Random, seconds: float) -
         time.sleep(0.0005)
     time.sleep(rng.uniform(0.0, 0.003))
     os.kill(number, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == -signal.SIGKILL
+    return finish(number)
 
 
 def digest(value: Any) -> str:
@@ -129,8 +137,8 @@ def digest(value: Any) -> str:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """The hash of every file in a folder."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    """The hash of every file in a folder that is not a temporary one, which a kill may leave behind."""
+    found = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
@@ -140,7 +148,7 @@ def result(name: str, root: Path) -> dict[str, str]:
     Raises:
         UserError: a checkpoint is not whole.
     """
-    paths = parse("train", ["--paths.root", str(root)])[0].paths
+    paths = PathsConfig(root=str(root), checkpoint=None)
     if name == "preprocess":
         return files(paths.data)
     if name == "export":
@@ -151,14 +159,14 @@ def result(name: str, root: Path) -> dict[str, str]:
     return found
 
 
-def check_whole(name: str, root: Path, undisturbed: dict[str, str]) -> str:
+def check_whole(name: str, root: Path, expected: dict[str, str]) -> str:
     """Read all that can be seen under `root`; returns what is wrong, or nothing."""
-    paths = parse("train", ["--paths.root", str(root)])[0].paths
+    paths = PathsConfig(root=str(root), checkpoint=None)
     try:
         found = result(name, root)
     except UserError as error:
         return f"half-written, but seen: {error}"
-    if name == "export" and found not in ({}, undisturbed):
+    if name == "export" and found not in ({}, expected):
         return f"a half-written export can be seen: {sorted(found)}"
     try:
         texts = [tweet.text for tweet in load_processed(paths).train]
@@ -176,40 +184,39 @@ def torture(name: str, *, kills: int, seed: int, folder: Path) -> Tally:
     before, quiet, root = place / "before", place / "quiet", place / "root"
     before.mkdir()
     for command in BEFORE[name]:
-        assert not (problem := finish(start(command, before), before)), problem
+        undisturbed_run(command, before)
     shutil.copytree(before, quiet)
-    started = time.monotonic()
-    assert not (problem := finish(start([name], quiet), quiet)), problem
-    seconds, undisturbed = time.monotonic() - started, result(name, quiet)
+    seconds, expected = undisturbed_run([name], quiet), result(name, quiet)
+    kill = partial(kill_somewhen, rng=rng, seconds=seconds, writes=WRITES[name])
     while tally.kills < kills:
         shutil.copytree(before, root)
-        for problem in one_run(name, root, tally, undisturbed, partial(kill_somewhen, rng=rng, seconds=seconds), kills):
+        if problem := one_run(root, tally, expected, lambda *at: kill(*at) if tally.kills < kills else finish(at[0])):
             tally.problems.append(problem)
         shutil.rmtree(root)
     return tally
 
 
-def one_run(
-    name: str, root: Path, tally: Tally, undisturbed: dict[str, str], kill: Callable[[int, Path], bool], kills: int
-) -> list[str]:
-    """One run under `root`, killed again and again until it gets through; returns what went wrong."""
+def one_run(root: Path, tally: Tally, expected: dict[str, str], wait: Callable[[int, Path], int]) -> str:
+    """One run under `root`, killed by `wait` again and again until it gets through; returns what went wrong."""
     while True:
-        resume = name == "train" and (root / "checkpoints" / "last_model.pth").is_file()
-        number, old = start([name, *(["--train.resume", "true"] if resume else [])], root), half_written(root)
-        if tally.kills < kills and kill(number, root):
+        resume = tally.name == "train" and (root / "checkpoints" / "last_model.pth").is_file()
+        old = half_written(root)
+        code = wait(start([tally.name, *(["--train.resume", "true"] if resume else [])], root), root)
+        if code == -signal.SIGKILL:
             tally.kills += 1
-            tally.resumed += 1  # taken back if the next process fails
             tally.writing += bool(half_written(root) - old)
-            if problem := check_whole(name, root, undisturbed):
-                return [problem]
-            continue
+            if problem := check_whole(tally.name, root, expected):
+                return problem
+            if tally.name != "export" or result("export", root) != expected:
+                continue
+            code = 0  # it was at its end, and another export would not replace what is there
         tally.runs += 1
-        if problem := finish(number, root):
-            tally.resumed -= 1
-            return [problem]
-        same = result(name, root) == undisturbed
-        tally.equal += same
-        return [] if same else ["other bytes than the undisturbed run"]
+        if code != 0:
+            return f"exit code {code}: {(root / 'said.txt').read_text(encoding='utf-8')[-500:]}"
+        found = result(tally.name, root)
+        tally.equal += found == expected
+        other = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+        return f"other bytes than the undisturbed run's: {', '.join(other)}" if other else ""
 
 
 def main() -> int:
@@ -223,7 +230,8 @@ def main() -> int:
     torch.set_num_threads(1)
     for name in BEFORE:  # loaded once, not after every kill
         importlib.import_module(COMMANDS[name].target.split(":")[0])
-    importlib.import_module("matplotlib.pyplot")
+    for late in ("torch._dynamo", "matplotlib.pyplot", "jsonargparse", "ftfy"):
+        importlib.import_module(late)
     share = -(-chosen.kills // len(chosen.stages))
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, multiprocessing.get_context("fork").Pool(chosen.jobs) as pool:

@@ -4,6 +4,7 @@ The help text of a setting is its comment in config.yaml, so that there is one e
 """
 
 import difflib
+import errno
 import importlib
 import re
 import sys
@@ -15,6 +16,12 @@ from pathlib import Path
 from config.schema import SECTIONS, Config, UserError
 
 CONFIG_FILE = Path(__file__).with_name("config.yaml")
+KEPT = "; what was saved before is whole: "
+ROOM = f"{KEPT}make room, or give another folder with --paths.root DIR"
+ADVICE = {  # what to do, by the system's error number
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), ROOM),
+    errno.EROFS: f"{KEPT}give a folder that can be written to with --paths.root DIR",
+}
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,8 @@ def run_command(name: str, argv: Sequence[str]) -> int:
         sys.stderr.close()  # the reader of our output left (as `| head` does): nothing more to say
         return 1
     except OSError as error:
-        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        text = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        print(f"error: {text}{ADVICE.get(error.errno or 0, '')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         print(f"interrupted: {error}" if str(error) else "interrupted", file=sys.stderr)

@@ -42,9 +42,16 @@ class Bundle:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values to `path`, or leave what was there before."""
-    with atomic_write(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
+    """Write tensors and plain values to `path`, or leave what was there before.
+
+    Raises:
+        OSError: the disk is full, or can't be written to.
+    """
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save({"format": FORMAT, **content}, file)
+        except RuntimeError as error:  # torch's own words for a write that failed
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a checkpoint"):
         load_checkpoint(plain)
     assert not mark.exists()
+    pickle.loads(plain.read_bytes())
+    assert mark.exists(), "the bomb would have gone off"
 
 
 def test_foreign_files_are_refused(tmp_path: Path, trained: tuple[Config, Bundle]) -> None:
@@ -86,17 +88,18 @@ def test_foreign_files_are_refused(tmp_path: Path, trained: tuple[Config, Bundle
         load_checkpoint(tmp_path / "text.pth")
 
 
-def test_a_failed_write_keeps_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_previous_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="no limits on files here")
     path = tmp_path / "model.pth"
     save_checkpoint(path, {"value": 1})
-
-    def full_disk(content: Any, target: Path) -> None:
-        target.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(path, {"value": 2})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (0, 100, 5_000, 20_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        try:
+            with pytest.raises(OSError, match=r"File too large: '.*/model\.pth'"):
+                save_checkpoint(path, {"value": torch.randn(10_000), "more": torch.ones(7)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert load_checkpoint(path)["value"] == 1
     assert [item.name for item in tmp_path.iterdir()] == ["model.pth"]
 
@@ -113,3 +116,10 @@ def test_settings_of_another_version(
     del content["config"]["model"]["from_the_future"], content["config"]["evaluate"], content["config"]["train"]["seed"]
     save_checkpoint(tmp_path / "old.pth", {key: value for key, value in content.items() if key != "format"})
     assert load_bundle(tmp_path / "old.pth", CPU).config == trained[0]  # settings that came later: the defaults
+
+
+def test_the_same_content_makes_the_same_bytes(tmp_path: Path) -> None:
+    """Neither the file's name nor the process that wrote it is in it."""
+    for name in ("one.pth", "two.pth"):
+        save_checkpoint(tmp_path / name, {"model": {"w": torch.arange(5.0)}, "info": {"epoch": 1}})
+    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()

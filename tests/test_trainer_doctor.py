@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -55,6 +56,7 @@ def test_without_anything_it_still_tells(tmp_path: Path, capsys: pytest.CaptureF
 def test_the_table_says_it_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("doctor", ["--paths.root", str(tmp_path), *TINY]) == 0
     shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"ms and about \d+ MB of memory", shown)
     assert "about" in shown and "of training at most" in shown and "none yet" in shown and "gradio" in shown
 
 

@@ -90,8 +90,8 @@ def test_the_next_batch_after_resuming_is_the_same(settings: SettingsOf, corpus:
 
 def test_resuming_with_other_settings_or_tweets_is_refused(settings: SettingsOf, corpus: Corpus) -> None:
     train(settings(), corpus)
-    with pytest.raises(UserError, match=r"train\.learning_rate is 0\.5, but the run began with 0\.01"):
-        train(settings("--train.resume", "true", "--train.learning_rate", "0.5"), corpus)
+    with pytest.raises(UserError, match=r"train\.batch_size is 7, but the run began with 32"):
+        train(settings("--train.resume", "true", "--train.batch_size", "7"), corpus)
     other = Corpus(corpus.train, corpus.val, {"split": {"hash": "another"}})
     with pytest.raises(UserError, match="other tweets"):
         train(settings("--train.resume", "true"), other)
@@ -149,6 +149,104 @@ def test_a_broken_number_stops_before_the_update(
     assert run.state.step == 2
     assert all(torch.equal(parameter, before[name]) for name, parameter in run.model.named_parameters())
     assert all(bool(parameter.isfinite().all()) for parameter in run.model.parameters())
+
+
+def test_after_a_broken_number_the_saved_run_goes_on_with_a_lower_rate(
+    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--train.epochs", "3", "--train.batch_size", "8")  # 16 steps each
+    original, steps = Trainer.gradient, 0
+
+    def gradient(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> tuple[float, float]:
+        nonlocal steps
+        steps += 1
+        loss, nats = original(self, rows, unseen)
+        return (math.nan if steps == 20 else loss), nats
+
+    monkeypatch.setattr(Trainer, "gradient", gradient)
+    config = settings(*flags)
+    saved: dict[str, bytes] = {}
+    epoch_ends = Trainer.save_last
+
+    def save_last(self: Trainer) -> None:
+        epoch_ends(self)
+        saved.update({path.name: path.read_bytes() for path in config.paths.checkpoints.glob("*.pth")})
+
+    monkeypatch.setattr(Trainer, "save_last", save_last)
+    with pytest.raises(UserError, match=r"step 20 \(epoch 2\); .*--train\.learning_rate 0\.003 .*--train\.resume true"):
+        train(config, corpus)
+    assert saved == {path.name: path.read_bytes() for path in config.paths.checkpoints.glob("*.pth")}
+    assert set(saved) == {"best_model.pth", "last_model.pth"}
+    state = train(settings(*flags, "--train.learning_rate", "0.003", "--train.resume", "true"), corpus)
+    assert state.step == 3 * 16 and steps == 20 + 2 * 16
+    assert "peak is 0.003 from here on; the run began with 0.01" in capsys.readouterr().err
+    assert read_log(config.paths.metrics)[-1]["lr"] < 0.003
+
+
+def test_a_small_gpu_takes_a_batch_in_parts_and_learns_the_same(
+    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flags = ["--train.batch_size", "8", "--model.dropout", "0", "--train.output_dropout", "0", "--train.epochs", "1"]
+    flags += ["--train.learning_rate", "0.001"]
+    one = Trainer(prepare(settings(*flags, "--paths.root", str(tmp_path / "a")), corpus))
+    one.fit()
+
+    two = Trainer(prepare(settings(*flags, "--paths.root", str(tmp_path / "b")), corpus))
+    plain, sizes, said = two.job.loss, [], []
+
+    def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        if len(logits) > 30:  # rows of 6 to 11 tokens: 8 of them never fit, 4 not always, 2 always do
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(logits))
+        return plain(logits, targets, index)
+
+    two.job.loss = loss
+    monkeypatch.setattr("trainer.progress.Progress.say", lambda self, text: said.append(text))
+    two.fit()
+    assert two.state.halvings == 2 and [line.split(":")[0] for line in said[:2]] == [
+        "The GPU's memory is too small for 8 tweets at once",
+        "The GPU's memory is too small for 4 tweets at once",
+    ]
+    assert "a step still learns from 8" in said[0]
+    assert (two.state.step, two.state.tokens) == (one.state.step, one.state.tokens)
+    assert two.state.epoch == 1 and max(sizes) <= 30
+    assert weights(two.job.config)["state"]["halvings"] == 2
+    for name, value in two.model.state_dict().items():
+        assert torch.allclose(value, one.model.state_dict()[name], atol=2e-4), name
+    assert one.state.best_nats == pytest.approx(two.state.best_nats, abs=1e-3)
+
+
+def test_a_gpu_too_small_for_one_tweet_says_so(settings: SettingsOf, corpus: Corpus) -> None:
+    run = Trainer(prepare(settings(), corpus))
+
+    def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run.job.loss = loss
+    with pytest.raises(UserError, match="too small for a single tweet"):
+        run.fit()
+    assert run.state.step == 0
+
+
+def test_the_end_of_an_epoch_that_is_seen_twice_is_logged_once(
+    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the line of an epoch was written and before the run was saved, it comes to that line again."""
+    flags = ("--train.batch_size", "8", "--train.save_minutes", "0")
+    original = Trainer.save_last
+
+    def killed(self: Trainer) -> None:
+        if self.state.batch == 0:
+            raise MemoryError
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save_last", killed)
+        with pytest.raises(MemoryError):
+            train(settings(*flags), corpus)
+    train(settings(*flags, "--train.resume", "true"), corpus)
+    epochs = [record["epoch"] for record in read_log(settings().paths.metrics) if "val/loss" in record]
+    assert epochs == [0, 1, 2]
 
 
 def test_validation_and_samples_do_not_disturb_training(settings: SettingsOf, corpus: Corpus, tmp_path: Path) -> None:

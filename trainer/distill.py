@@ -36,6 +36,7 @@ from trainer.score import score
 from trainer.stages import Setting, made_before, set_up, train_once
 from trainer.teachers import Teachers, make_teachers, write_tweets
 from utils.files import atomic_write
+from utils.lock import only_run
 from utils.preprocess import Corpus, Tweet, load_processed
 
 
@@ -201,10 +202,12 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
 
 def run(config: Config, arguments: Namespace) -> None:
     """`python main.py distill`."""
-    result, folder = distill(config, load_processed(config.paths)), config.paths.results
-    with atomic_write(folder / "distillation.json") as temporary:
-        temporary.write_text(json.dumps(plain(result), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draw(result, folder / "distillation.png")
+    corpus, folder = load_processed(config.paths), config.paths.results
+    with only_run(config.paths.checkpoints):
+        result = distill(config, corpus)
+        with atomic_write(folder / "distillation.json") as temporary:
+            temporary.write_text(json.dumps(plain(result), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        draw(result, folder / "distillation.png")
     show(result)
     say(f"Wrote {folder / 'distillation.json'} and distillation.png")
 

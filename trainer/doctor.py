@@ -207,7 +207,7 @@ def measure(config: Config, tweets: Sequence[Tweet], share: float) -> dict[str, 
 
     from model.tokenizer import load_tokenizer
     from model.vocabulary import Vocabulary
-    from trainer.prepare import TEACHER_TOKENS, VAL_TOKENS, prepare
+    from trainer.prepare import TEACHER_TOKENS, VAL_TOKENS, prepare, step_bytes
     from trainer.tokens import Tokens
     from trainer.train import Trainer
     from utils.run_log import RunLog
@@ -243,6 +243,7 @@ def measure(config: Config, tweets: Sequence[Tweet], share: float) -> dict[str, 
         "steps": steps,
         "seconds_per_step": training / steps,
         "seconds": seconds,
+        "memory": step_bytes(job),
     }
 
 
@@ -309,7 +310,8 @@ def lines(report: dict[str, Any], config: Config) -> list[tuple[str, str]]:
         told["model"] += f", {cost['vocab_size']:,} rows: about {cost['parameters']:,} parameters"
         told["a run"] = (
             f"about {duration(cost['seconds'])} of training at most: {cost['steps']:,} steps of "
-            f"{1e3 * cost['seconds_per_step']:.0f} ms ({config.train.epochs} epochs of {cost['tokens']:,} tokens)"
+            f"{1e3 * cost['seconds_per_step']:.0f} ms and about {cost['memory'] / 1e6:,.0f} MB of memory "
+            f"({config.train.epochs} epochs of {cost['tokens']:,} tokens)"
         )
     for name in ("best", "last"):
         mark = report["checkpoints"].get(name)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -171,8 +172,13 @@ def open_log(config: Config) -> RunLog:
     """metrics.jsonl: a new one, or the old one up to the step that the run goes on from."""
     if not config.train.resume:
         return RunLog(config.paths.metrics)
-    done = load_checkpoint(config.paths.last_model).get("state", {}).get("step", 0)
-    return RunLog(config.paths.metrics, keep=lambda record: record["step"] <= done)
+    state = load_checkpoint(config.paths.last_model).get("state", {"step": 0, "epoch": 0})
+    return RunLog(config.paths.metrics, keep=so_far(state))
+
+
+def so_far(state: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
+    """Which records a run keeps that goes on from `state`: not those of an epoch whose end it will see again."""
+    return lambda record: record["step"] <= state["step"] and record.get("epoch", 0) <= state["epoch"]
 
 
 def log_frequency(rows: Rows, vocabulary: Vocabulary, unseen_rows: Tensor) -> Tensor:
@@ -206,5 +212,18 @@ def describe(job: Job) -> str:
         f"Training {model.n_layer} layers x {model.n_embd} wide, {model.n_head} heads, "
         f"{job.vocabulary.num_rows:,} rows: "
         f"{job.model.num_parameters():,} parameters on {job.train.num_predictions:,} tokens of "
-        f"{len(job.train.num_bytes):,} tweets ({job.device}, {torch.get_num_threads()} threads)"
+        f"{len(job.train.num_bytes):,} tweets ({job.device}, {torch.get_num_threads()} threads, "
+        f"about {step_bytes(job) / 1e6:,.0f} MB of memory for a step)"
     )
+
+
+def step_bytes(job: Job) -> int:
+    """About the most memory that training takes beside the program and the tweets, bytes.
+
+    Weights, gradients, AdamW's two moments and the average, 4 bytes each; of the longest batch the logits, their
+    gradient and what a loss keeps, and in every layer about 32 vectors a place (measured) that the gradient needs.
+    """
+    model, longest = job.model.config, job.train.lengths.topk(min(job.config.train.batch_size, len(job.train.lengths)))
+    logits = 3 * int(longest.values.sum()) * job.vocabulary.num_rows
+    places = longest.values.numel() * int(longest.values[0])
+    return 4 * (5 * job.model.num_parameters() + logits + 32 * places * model.n_embd * model.n_layer)

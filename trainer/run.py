@@ -14,12 +14,19 @@ from trainer.evaluate import evaluate, write_results
 from trainer.train import State, train
 from utils import plot_loss
 from utils.files import atomic_write
+from utils.lock import only_run
 from utils.preprocess import Tweet, preprocess
 
 SHOWN = 8  # samples printed; samples.txt has them all
 
 
 def run(config: Config, arguments: Namespace) -> None:
+    """`python main.py run`."""
+    with only_run(config.paths.checkpoints):
+        whole_job(config, arguments)
+
+
+def whole_job(config: Config, arguments: Namespace) -> None:
     """Preprocess, train, plot, write samples, evaluate, and say in plain words how it went."""
     corpus = preprocess(config)
     state = train(config, corpus)

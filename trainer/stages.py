@@ -20,7 +20,7 @@ from model.tokenizer import Tokenizer, load_tokenizer
 from model.vocabulary import Vocabulary
 from trainer.batches import Rows
 from trainer.evaluate import say
-from trainer.prepare import Job, prepare
+from trainer.prepare import Job, prepare, so_far
 from trainer.train import Interrupted, Trainer
 from utils.files import atomic_write
 from utils.preprocess import Corpus
@@ -102,8 +102,8 @@ def train_once(
         shutil.rmtree(folder, ignore_errors=True)
         with atomic_write(mark) as temporary:
             temporary.write_text(made_with, encoding="utf-8")
-    done = load_checkpoint(last)["state"]["step"] if resume else 0
-    records = RunLog(log, keep=lambda record: resume and record["step"] <= done)
+    state = load_checkpoint(last)["state"] if resume else None
+    records = RunLog(log, keep=so_far(state) if state else None)
     config = replace(config, train=replace(config.train, resume=resume))
     vocabulary = None if config.model.vocabulary == "full" else setting.vocabulary
     job = prepare(config, corpus, vocabulary=vocabulary, folder=folder, log=records)
@@ -112,7 +112,9 @@ def train_once(
     trainer = Trainer(job)
     if resume:
         trainer.resume()
-    say(f"Training {path} on {len(job.train.num_bytes):,} tweets" + (f", from step {done} on" if resume else ""))
+    say(
+        f"Training {path} on {len(job.train.num_bytes):,} tweets" + (f", from step {state['step']} on" if state else "")
+    )
     try:
         trainer.fit()
     except Interrupted:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.tokenizer import END, NUM_TOKENS, Tokenizer
+from utils.files import naming
 from utils.preprocess import Tweet
 
 PIECE = 50_000  # characters: a longer text is encoded piece by piece, or its encoding alone would fill the memory
@@ -56,7 +57,8 @@ class Tokens:
         """
         bounds, num_bytes, finished = array("q", [0]), array("q"), array("b")
         started = said = time.perf_counter()
-        with tempfile.TemporaryFile(dir=folder, prefix="tokens-") as file:
+        place = folder or Path(tempfile.gettempdir())
+        with naming(place), tempfile.TemporaryFile(dir=place, prefix="tokens-") as file:
             for batch in batches(tweets):
                 bodies = tokenizer.encode_batch([piece.text for piece in batch])
                 ids = array("H")

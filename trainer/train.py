@@ -9,7 +9,8 @@ import math
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,9 +24,10 @@ from generate.generate import generate
 from model.checkpoint import Bundle, load_checkpoint, model_content, save_checkpoint
 from trainer.batches import PAD
 from trainer.optim import WeightAverage, lr_at, make_optimizer
-from trainer.prepare import Job, describe, prepare
+from trainer.prepare import Job, describe, prepare, say
 from trainer.progress import Progress
 from trainer.score import Scores, score
+from utils.lock import only_run
 from utils.preprocess import Corpus, load_processed
 from utils.signals import StopSignal
 
@@ -49,6 +51,7 @@ class State:
     best_epoch: int = 0
     best_nats: float = math.inf  # nats per token on the validation tweets
     stopped_early: bool = False
+    halvings: int = 0  # how often the memory of a GPU was too small for a batch at once
 
 
 class Trainer:
@@ -104,33 +107,71 @@ class Trainer:
 
     def update(self, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
         """One step: loss on real tokens only, gradient, clipping, AdamW, average."""
-        started, state, device = time.perf_counter(), self.state, self.job.device
-        batch = self.job.train.batch(rows, unseen)
-        real = batch.targets != PAD
-        hidden = self.model.trunk(batch.inputs.to(device))[real.to(device)]  # (N, C): padding never reaches the head
-        hidden = F.dropout(hidden, self.config.output_dropout)
-        targets, index = batch.targets[real].to(device), batch.index[real].to(device)
-        loss, nats = self.job.loss(self.model.head(hidden), targets, index)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        started, state = time.perf_counter(), self.state
+        loss, nats = self.gradient(rows, unseen)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+        if not math.isfinite(loss) or not math.isfinite(norm.item()):
             raise UserError(
-                f"the loss or its gradient is not finite at step {state.step + 1} (epoch {state.epoch + 1}); "
-                f"nothing was updated and the last checkpoint is good: lower train.learning_rate"
+                f"the loss or its gradient is not finite at step {state.step + 1} (epoch {state.epoch + 1}); nothing "
+                "was updated and what was saved is good: try again with a lower rate, "
+                f"--train.learning_rate {self.config.learning_rate / 3:.1g} say, from the start or from the last save "
+                "(--train.resume true)"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(state.step, self.total_steps, self.config)
         self.optimizer.step()
         self.average.update(state.step)
-        count = hidden.shape[0]
+        count = int(self.job.train.lengths[rows].sum())
         state.step += 1
         state.tokens += count
-        state.epoch_nats += nats.item() * count
+        state.epoch_nats += nats * count
         state.epoch_tokens += count
         state.grad_norm = norm.item()
         state.seconds += time.perf_counter() - started
         self.progress.step(loss=state.epoch_nats / state.epoch_tokens, tokens_per_second=state.tokens / state.seconds)
+
+    def gradient(self, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> tuple[float, float]:
+        """Gradient of the mean loss over the real tokens of these rows; returns that loss and the plain nats.
+
+        Where a GPU's memory is too small for that, the rows go through it in smaller parts, one after another: the
+        step still learns from the same tokens.
+
+        Raises:
+            UserError: it is too small for a single row.
+        """
+        state = self.state
+        while True:
+            size = max(1, self.config.batch_size >> state.halvings)
+            with suppress(torch.OutOfMemoryError):
+                return self.gradient_in_parts(rows.split(size), unseen)
+            if size == 1:
+                raise UserError(
+                    "the memory of the GPU is too small for a single tweet: give a smaller --model.n_embd or "
+                    "--model.block_size, or --machine.device cpu"
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            state.halvings += 1
+            self.progress.say(
+                f"The GPU's memory is too small for {size} tweets at once: from step {state.step + 1} on it takes "
+                f"{max(1, size // 2)} at a time; a step still learns from {self.config.batch_size}, but is slower"
+            )
+
+    def gradient_in_parts(self, parts: Sequence[Tensor], unseen: tuple[Tensor, Tensor]) -> tuple[float, float]:
+        """The sum of the parts' gradients, losses and nats, each by its share of the real tokens."""
+        device, counts = self.job.device, [int(self.job.train.lengths[part].sum()) for part in parts]
+        total_loss = total_nats = 0.0
+        self.optimizer.zero_grad(set_to_none=True)
+        for part, count in zip(parts, counts, strict=True):
+            batch, share = self.job.train.batch(part, unseen), count / sum(counts)
+            real = batch.targets != PAD
+            hidden = self.model.trunk(batch.inputs.to(device))[real.to(device)]  # (N, C): no padding in the head
+            hidden = F.dropout(hidden, self.config.output_dropout)
+            targets, index = batch.targets[real].to(device), batch.index[real].to(device)
+            loss, nats = self.job.loss(self.model.head(hidden), targets, index)
+            (loss * share).backward()
+            total_loss, total_nats = total_loss + loss.item() * share, total_nats + nats.item() * share
+        return total_loss, total_nats
 
     def validate(self) -> Scores:
         """Score the whole validation set with the averaged weights; consumes no randomness."""
@@ -214,7 +255,9 @@ class Trainer:
             raise UserError(f"{path} can't be resumed: it holds a model, not a training run")
         if run["split_hash"] != self.job.split_hash:
             raise UserError(f"{path} was trained on other tweets or another split: start anew without --train.resume")
-        ours, free = self.job.config.to_dict(), {"resume", "sample_every", "save_minutes"}
+        ours, free = self.job.config.to_dict(), {"resume", "sample_every", "save_minutes", "learning_rate"}
+        if (began := run["config"]["train"]["learning_rate"]) != self.config.learning_rate:
+            say(f"The learning rate's peak is {self.config.learning_rate} from here on; the run began with {began}")
         for section in ("model", "train"):
             for key, before in run["config"][section].items():
                 if key not in free and ours[section].get(key) != before:
@@ -253,7 +296,9 @@ def train(config: Config, corpus: Corpus) -> State:
 
 def run(config: Config, arguments: Namespace) -> None:
     """`python main.py train`."""
-    state = train(config, load_processed(config.paths))
+    corpus = load_processed(config.paths)
+    with only_run(config.paths.checkpoints):
+        state = train(config, corpus)
     why = "validation stopped improving" if state.stopped_early else "all epochs done"
     print(
         f"{why}; best at epoch {state.best_epoch} with {state.best_nats:.4f} nats per token, "

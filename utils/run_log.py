@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from config.schema import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, naming
 
 
 class RunLog:
@@ -28,7 +28,7 @@ class RunLog:
 
     def write(self, **values: Any) -> None:
         """Add one record. Names may hold slashes: pass them as **{"train/loss": 1.0}."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
 
