@@ -12,8 +12,8 @@ from utils.files import atomic_write
 WHO = {
     "teacher": "teacher",
     "student": "student",
-    "usual": "the same by `train`",  # with its n-gram; not there where train.ngram_weight is 0
-    "control": "the same without a teacher",
+    "usual": "made by `train`",  # with its n-gram; not there where train.ngram_weight is 0
+    "control": "without a teacher",
 }
 WIDTH = 100  # columns of the table
 COLOURS = {"teacher": "#6b6b6b", "student": "#d1602a", "usual": "#3a8a5f", "control": "#2a78b8"}
