@@ -6,13 +6,12 @@ The disks are small ones in memory, mounted for the test where that is allowed.
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from config.cli import run_command
-from config.schema import Config
 from tests.conftest import TINY
 from utils.preprocess import Tweet
 
@@ -96,8 +95,9 @@ def test_a_read_only_folder(disk: Path, locked: Path, flags: list[str], capsys: 
 
 
 def test_the_advice_is_not_given_for_other_errors(
-    settings: Callable[..., Config], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trainer.train.load_processed", lambda paths: None)
     (tmp_path / "checkpoints").write_text("a file where a folder should be", encoding="utf-8")
     assert run_command("train", ["--paths.root", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"error: File exists: {tmp_path / 'checkpoints'}\n"
