@@ -46,7 +46,7 @@ def verdict(result: dict[str, Any]) -> list[str]:
             f"tweet, without a teacher {percent(control['ngram8_in_train'])}, of unseen real tweets "
             f"{percent(student['real_ngram8_in_train'])}."
         )
-    if student["steps"] != control["steps"]:
+    if abs(student["steps"] - control["steps"]) > 0.05 * control["steps"]:  # fuller batches alone make a few less
         sentences.append(f"Not at equal steps: {student['steps']:,} and {control['steps']:,}; one stopped early.")
     return sentences
 
