@@ -1,13 +1,15 @@
 """What many tests share: tiny settings, the sample tweets preprocessed once, a tiny model trained once."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from playwright.sync_api import Browser, sync_playwright
 
 from config.cli import parse
 from config.schema import Config
@@ -22,6 +24,8 @@ hypothesis_settings.load_profile("calm")
 
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.epochs", "2"]
 TINY += ["--train.learning_rate", "0.01", "--train.sample_every", "0", "--machine.device", "cpu"]
+BROWSER = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+BROWSER += " --disable-component-update --disable-sync"
 
 
 @pytest.fixture
@@ -62,3 +66,15 @@ def real_csv() -> Path:
     if not (path := os.environ.get("ELON_TWEETS_CSV")):
         pytest.skip("ELON_TWEETS_CSV is not set")
     return Path(path)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, where there is one; it asks nothing of the network by itself."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=BROWSER.split(), headless=True)
+        yield browser
+        browser.close()

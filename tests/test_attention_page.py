@@ -3,8 +3,6 @@
 import base64
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from matplotlib.figure import Figure
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from config.cli import run_command
 from config.schema import Config, UserError
@@ -24,8 +22,6 @@ from model.tokenizer import END, load_tokenizer
 from model.transformer import GPT
 
 PROMPT = "The dog is </script><b>not</b> {{data}} a 🚀 van"
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
 T, L, H = 21, 2, 4  # tokens of PROMPT with the end mark, and the shape of `deep`
 
 
@@ -211,17 +207,6 @@ def test_what_cannot_be_shown_gets_one_line(
 
 
 # ---- in a real browser ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("no chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS.split(), headless=True)
-        yield browser
-        browser.close()
 
 
 def open_page(browser: Browser, path: Path, html: str, **settings: Any) -> tuple[Page, list[str]]:

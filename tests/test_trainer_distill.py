@@ -232,7 +232,7 @@ def test_a_checkpoint_teaches_if_it_fits(settings: SettingsOf, corpus: Corpus, t
     teachers = make_teachers(setting, Path("nobody.pth"))
     val = setting.rows("val")
     bits = score(load_bundle(Path(path), setting.device).model, setting.vocabulary, val).bits_per_byte
-    assert scored(setting, teachers.committee(), "", val)[0]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+    assert scored(teachers.committee(), "", val)[0]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
     elsewhere = replace(corpus, info={"split": {"hash": "another"}})
     for flags, tweets, words in (
         ([], elsewhere, "another split"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect
 
 from config.cli import parse
 from config.schema import Config, GenerateConfig, UserError
@@ -37,8 +37,6 @@ from web.tab_write import WriteTab, write
 pytestmark = pytest.mark.filterwarnings("ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated")
 
 Made = TypeVar("Made")
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
 NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)>${alert(3)}{{value}}`\"'&amp; 🚀"
 CSS_TOKENS = ".picks button[data-token]"
 
@@ -332,17 +330,6 @@ def address(engine: Engine, config: Config) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(10)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("no chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS.split(), headless=True)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

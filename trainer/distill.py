@@ -28,10 +28,10 @@ from trainer import measures
 from trainer.batches import Rows
 from trainer.committee import Committee
 from trainer.distill_report import draw, show, verdict
-from trainer.evaluate import Checkpoint, plain, say, write_samples
+from trainer.evaluate import Checkpoint, plain, write_samples
 from trainer.losses import distillation
 from trainer.measures import Floats
-from trainer.prepare import Job
+from trainer.prepare import Job, say
 from trainer.score import score
 from trainer.stages import Setting, made_before, set_up, train_once
 from trainer.teachers import Teachers, make_teachers, write_tweets
@@ -128,9 +128,7 @@ def train_control(setting: Setting) -> tuple[Path, int]:
     return path, train_once(setting, alone, setting.corpus, path=path, log=log, made_with=setting.made_with(alone))
 
 
-def scored(
-    setting: Setting, model: GPT | Committee, name: str, rows: Rows, **more: Any
-) -> tuple[dict[str, Any], Floats]:
+def scored(model: GPT | Committee, name: str, rows: Rows, **more: Any) -> tuple[dict[str, Any], Floats]:
     """A line of the table, and the nats that each validation tweet costs, (tweets,)."""
     started = time.perf_counter()
     scores = score(model, rows.vocabulary, rows)  # type: ignore[arg-type]
@@ -149,7 +147,7 @@ def model_line(setting: Setting, path: Path, steps: int) -> tuple[dict[str, Any]
     """The line of one of our models, with what it writes, and the nats of each validation tweet, (tweets,)."""
     subject, corpus = Checkpoint(path, setting.device), setting.corpus
     val = Rows.encode(corpus.val, setting.tokenizer, subject.bundle.vocabulary, subject.bundle.model.config.block_size)
-    line, nats = scored(setting, subject.bundle.model, str(path), val, steps=steps)
+    line, nats = scored(subject.bundle.model, str(path), val, steps=steps)
     if samples := write_samples(subject, setting.config, setting.tokenizer):
         texts, ended = [tweet.text for tweet in corpus.val], [tweet.finished for tweet in corpus.val]
         real = measures.as_written(texts, ended, setting.tokenizer)
@@ -179,7 +177,7 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
         if generation > 1:
             teachers = make_teachers(setting, chain)
         committee = teachers.committee().to(setting.device)
-        lines["teacher"], costs["teacher"] = scored(setting, committee, teachers.name, setting.rows("val"))
+        lines["teacher"], costs["teacher"] = scored(committee, teachers.name, setting.rows("val"))
         taught, alone = (lines[who]["bits_per_byte"] for who in ("teacher", "control"))
         if taught >= alone:
             say(

@@ -26,6 +26,7 @@ from trainer.baselines import measure_baselines
 from trainer.batches import PAD, Rows
 from trainer.huggingface import HuggingFace
 from trainer.measures import Floats, Written
+from trainer.prepare import say
 from trainer.report import show, write_report
 from trainer.score import Scores, score
 from trainer.verdict import verdict
@@ -268,11 +269,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def say(text: str) -> None:
-    """Tell what is being done, on standard error."""
-    print(text, file=sys.stderr)
 
 
 def write_results(config: Config, found: Evaluation) -> None:

@@ -19,8 +19,7 @@ from model.device import choose_device
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vocabulary import Vocabulary
 from trainer.batches import Rows
-from trainer.evaluate import say
-from trainer.prepare import Job, prepare, so_far
+from trainer.prepare import Job, prepare, say, so_far
 from trainer.train import Interrupted, Trainer
 from utils.files import atomic_write
 from utils.preprocess import Corpus
