@@ -108,23 +108,29 @@ class Batch:
     def join(self, drafts: list[Draft]) -> None:
         """Read the prompts of these drafts and write them with the others from now on."""
         logits, cache = read_prompts(self.bundle, drafts)
-        self.cache.join(cache)
-        self.logits = torch.cat([self.logits, logits])
+        if self.drafts:
+            self.cache.join(cache)
+            logits = torch.cat([self.logits, logits])
+        else:
+            self.cache = cache
+        self.logits = logits
         self.drafts += drafts
 
     @torch.inference_mode()
     def draw(self) -> list[tuple[Draft, int]]:
         """Write one token of each text; (draft, GPT-2 id) pairs, the end mark included, in the order of `drafts`."""
-        chosen = torch.empty(len(self.drafts), dtype=torch.long, device=self.logits.device)
+        ids = [END] * len(self.drafts)
         for places in self.alike():
             drafts = [self.drafts[place] for place in places]
             sampling, seen = drafts[0].sampling, None
             if sampling.repetition_penalty != 1.0:
                 seen = seen_rows(self.bundle, drafts)
-            allowed = self.bundle.vocabulary.forbid_shared(self.logits[places].float())
+            logits = self.logits if len(places) == len(ids) else self.logits[places]
+            allowed = self.bundle.vocabulary.forbid_shared(logits.float())
             uniform = torch.tensor([draft.uniform[len(draft.new)] for draft in drafts], device=allowed.device)
-            chosen[places] = draw(filtered(allowed, sampling, seen), uniform, temperature=sampling.temperature)
-        ids = self.bundle.vocabulary.ids[chosen.cpu()].tolist()
+            chosen = draw(filtered(allowed, sampling, seen), uniform, temperature=sampling.temperature)
+            for place, index in zip(places, self.bundle.vocabulary.ids[chosen.cpu()].tolist(), strict=True):
+                ids[place] = index
         for draft, index in zip(self.drafts, ids, strict=True):
             draft.new.append(index)
             if index == END:

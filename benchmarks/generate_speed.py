@@ -1,0 +1,210 @@
+"""How fast texts are written, beside others: `python -m benchmarks.generate_speed --peers transformers nanogpt=PATH`.
+
+One model with random weights and a row for each token of the tweets (--csv), exported as `python main.py export` does
+it: over GPT-2's whole vocabulary, and with `--export.vocabulary rows`. transformers loads both folders. Each side gets
+the same prompt as text and gives texts back, drawn at temperature 1 from all tokens; each writes the same number of
+tokens, because the end mark's output bias is so low that no side ever draws it. nanoGPT has the same shape, its own
+50,304 rows and random weights; it keeps no keys and values. Before anything is timed, the exported model's
+probabilities are compared with ours. Sides take turns; median of 5. Prints a Markdown table and one line of JSON.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.rivals import nanogpt, peers_of
+from benchmarks.timing import REPEATS, choose, clock, show, spread, table, take_turns, times
+from config.cli import parse
+from config.schema import Config
+from generate.generate import generate
+from model.checkpoint import Bundle
+from model.export import export
+from model.tokenizer import END, load_tokenizer
+from model.transformer import GPT
+from model.vocabulary import Vocabulary
+from utils.preprocess import preprocess
+
+PROMPT = "The first people on Mars"
+NEVER = -60.0  # output bias of the end mark: e^-60 is never drawn, and small enough to stay exact when it is folded in
+OURS, FULL, ROWS = "ours", "transformers, all 50,257 tokens", "transformers, exported with the model's rows"
+EXPORTS: dict[str, Literal["full", "rows"]] = {FULL: "full", ROWS: "rows"}
+SAMPLE = Path(__file__).parents[1] / "data" / "sample_tweets.csv"
+Side = Callable[[], float]  # writes texts and returns tokens a second
+
+
+def shape_of(text: str) -> tuple[int, int]:
+    """Layers and width of "4x128"."""
+    layers, _, width = text.partition("x")
+    return int(layers), int(width)
+
+
+def settings(csv: Path, root: Path, *, shape: str, device: torch.device) -> Config:
+    """Settings of this shape, 4 heads or as many as there are 64s in the width, that draw from all tokens."""
+    layers, width = shape_of(shape)
+    heads = max(4, width // 64)
+    flags = ["--paths.root", str(root), "--data.path", str(csv), "--machine.device", device.type]
+    flags += ["--model.n_layer", str(layers), "--model.n_head", str(heads), "--model.n_embd", str(width)]
+    flags += ["--generate.temperature", "1", "--generate.top_p", "1"]
+    return parse("export", flags)[0]
+
+
+def untrained(config: Config, device: torch.device) -> Bundle:
+    """A model with random weights and rows for these tweets, which never ends a text."""
+    tokenizer = load_tokenizer()
+    ids = tokenizer.encode_batch([tweet.text for tweet in preprocess(config).train])
+    vocabulary = Vocabulary.build(config.model, tokenizer, ids)
+    torch.manual_seed(0)
+    model = GPT(config.model, vocabulary.num_rows)
+    assert model.head_bias is not None
+    model.head_bias.data[vocabulary.end] = NEVER
+    return Bundle(model.eval().to(device), tokenizer, vocabulary, config, {})
+
+
+def ours(bundle: Bundle, *, batch: int, tokens: int) -> Side:
+    """Our `generate`."""
+    drawing = replace(bundle.config.generate, num_samples=batch, max_new_tokens=tokens)
+    device = bundle.model.wte.weight.device
+
+    def write() -> float:
+        started = clock(device)
+        samples = generate(bundle, [PROMPT], drawing)
+        seconds = clock(device) - started
+        written = sum(sample.tokens for sample in samples)
+        assert written == batch * tokens, f"{written} tokens instead of {batch * tokens}"
+        return written / seconds
+
+    return write
+
+
+def load_stock(folder: Path, device: torch.device) -> tuple[Any, Any]:
+    """Model and tokenizer of an exported folder, through transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).to(device).eval()
+    return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def transformers_side(model: Any, tokenizer: Any, *, batch: int, tokens: int) -> Side:
+    """transformers' `generate`."""
+    from transformers import GenerationConfig
+
+    device, drawing = model.device, {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    end = {"eos_token_id": None, "pad_token_id": tokenizer.eos_token_id}  # no side looks for an end
+    model.generation_config = GenerationConfig(max_new_tokens=tokens, **drawing, **end)
+
+    def write() -> float:
+        started = clock(device)
+        inputs = tokenizer([tokenizer.bos_token + PROMPT] * batch, return_tensors="pt").to(device)
+        found = model.generate(**inputs)
+        tokenizer.batch_decode(found)
+        seconds = clock(device) - started
+        assert found.shape == (batch, inputs["input_ids"].shape[1] + tokens)
+        return batch * tokens / seconds
+
+    return write
+
+
+def nanogpt_side(model: Any, bundle: Bundle, *, batch: int, tokens: int) -> Side:
+    """nanoGPT's `generate`."""
+    device = next(model.parameters()).device
+
+    def write() -> float:
+        started = clock(device)
+        ids = torch.tensor([[END, *bundle.tokenizer.encode(PROMPT)]] * batch, device=device)
+        found = model.generate(ids, tokens, temperature=1.0)
+        for row in found.tolist():
+            bundle.tokenizer.decode(index for index in row if index < END)
+        return batch * tokens / (clock(device) - started)
+
+    return write
+
+
+@torch.inference_mode()
+def difference(bundle: Bundle, model: Any) -> float:
+    """The largest difference of a log probability, ours against a model exported over all of GPT-2's tokens."""
+    device = bundle.model.wte.weight.device
+    ids = [END, *bundle.tokenizer.encode(PROMPT)]
+    logits = bundle.model(bundle.vocabulary.to_rows(ids)[None].to(device)).cpu()
+    theirs = model(torch.tensor([ids], device=device)).logits.log_softmax(-1).cpu()
+    return float((bundle.vocabulary.log_probs(logits) - theirs).abs().max())
+
+
+def exported(bundle: Bundle, folder: Path) -> dict[str, tuple[Any, Any]]:
+    """The model and its tokenizer as transformers loads them from each export."""
+    loaded = {}
+    for name, vocabulary in EXPORTS.items():
+        output = folder / vocabulary
+        wanted = replace(bundle.config.export, output=str(output), vocabulary=vocabulary)
+        export(bundle, replace(bundle.config, export=wanted))
+        loaded[name] = load_stock(output, bundle.model.wte.weight.device)
+    return loaded
+
+
+def measure(
+    bundle: Bundle,
+    peers: dict[str, Path | None],
+    folder: Path,
+    *,
+    batches: Sequence[int],
+    tokens: int,
+    repeats: int = REPEATS,
+) -> dict[str, Any]:
+    """Tokens a second of every side at this shape, by batch."""
+    shape, device = bundle.config.model, bundle.model.wte.weight.device
+    stocks = exported(bundle, folder) if "transformers" in peers else {}
+    found: dict[str, Any] = {"rows": bundle.vocabulary.num_rows, "speeds": {}}
+    if stocks:
+        found["log_probability_difference"] = difference(bundle, stocks[FULL][0])
+        assert found["log_probability_difference"] < 1e-3, "the exported model is another one"
+    for batch in batches:
+        sides = {OURS: ours(bundle, batch=batch, tokens=tokens)}
+        for name, stock in stocks.items():
+            sides[name] = transformers_side(*stock, batch=batch, tokens=tokens)
+        if checkout := peers.get("nanogpt"):
+            sizes = {"n_layer": shape.n_layer, "n_head": shape.n_head, "n_embd": shape.n_embd}
+            model = nanogpt(checkout, **sizes, block_size=shape.block_size, dropout=0.0).to(device).eval()
+            sides["nanoGPT"] = nanogpt_side(model, bundle, batch=batch, tokens=tokens)
+        found["speeds"][str(batch)] = take_turns(sides, repeats=repeats)
+    return found
+
+
+def rows_of(shape: str, found: dict[str, Any]) -> list[list[str]]:
+    """The table's rows: a side each, at each batch."""
+    rows = []
+    for batch, speeds in found["speeds"].items():
+        for name, values in speeds.items():
+            ratio = "" if name == OURS else f"{times(speeds[OURS], values):.1f}"
+            title = f"{OURS}, {found['rows']:,} rows" if name == OURS else name
+            rows.append([f"{shape}, {batch} at once: {title}", spread(values), ratio])
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, default=SAMPLE, help="tweets whose tokens get rows")
+    parser.add_argument("--shapes", nargs="*", default=["4x128", "6x384"], help="layers x width")
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 64])
+    parser.add_argument("--tokens", type=int, default=60, help="new ones in each text")
+    parser.add_argument("--peers", nargs="*", default=["transformers"], help="transformers, nanogpt=PATH")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device, peers = choose(options.device), peers_of(options.peers)
+    rows, everything = [], {}
+    for shape in options.shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = untrained(settings(options.csv, Path(folder), shape=shape, device=device), device)
+            found = measure(bundle, peers, Path(folder), batches=options.batches, tokens=options.tokens)
+        rows += rows_of(shape, found)
+        everything[shape] = found
+    header = ["texts of one prompt", "tokens a second (lowest to highest of 5)", "ours is faster, times"]
+    show(table(header, rows), {"tokens": options.tokens, "shapes": everything}, device)
+
+
+if __name__ == "__main__":
+    main()

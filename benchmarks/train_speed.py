@@ -1,0 +1,337 @@
+"""How fast training is, beside others, on the same tweets: `python -m benchmarks.train_speed --peers nanogpt=PATH`.
+
+Sides of one shape (--shapes, layers x width):
+
+    ours          trainer.train.Trainer's steps as they are, with the default settings: a row for each token of the
+                  tweets, batches of 32 tweets. With the n-gram teacher; without it (the loss that the peers have); and
+                  without it over all 50,257 rows (the loss and the rows that the peers have)
+    nanoGPT       its model.py and the inner loop of its train.py: 12 random windows of 64 tokens from one stream,
+                  50,304 rows, dropout 0.2; with --compile also compiled
+    transformers  its Trainer: GPT2LMHeadModel with 50,257 rows, 32 tweets padded to the longest, in random order
+
+float32 on a CPU, bf16 autocast for everybody on a GPU. Each side trains for --seconds at a time; sides take turns;
+median of 5. Counted are tokens that are learnt from, not padding. An epoch is as many of these as the training tweets
+have, for every side; its seconds are computed from the tokens a second. Operations are 6 a token for each parameter in
+a matrix product (12 n_layer n_embd^2, and n_embd for each row of the head), and 12 n_layer n_embd T for attention over
+the T tokens of a row (nanoGPT: of a window), as in Chowdhery et al. 2022, appendix B; the n-gram, the optimizer and
+padding count nothing. The limit is what benchmarks/limits.py finds. Prints a Markdown table and one line of JSON.
+"""
+
+import argparse
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks import limits
+from benchmarks.generate_speed import SAMPLE, shape_of
+from benchmarks.rivals import NANOGPT_ROWS, nanogpt, peers_of
+from benchmarks.timing import REPEATS, choose, clock, show, spread, table, take_turns, times
+from config.cli import parse
+from config.schema import Config
+from model.tokenizer import END, NUM_TOKENS, load_tokenizer
+from trainer.batches import PAD
+from trainer.prepare import framed_ids, prepare
+from trainer.progress import Progress
+from trainer.train import Trainer
+from utils.preprocess import Corpus, preprocess
+from utils.run_log import RunLog
+
+OURS = "ours"
+VARIANTS = {
+    OURS: [],
+    "ours, no teacher": ["--train.ngram_weight", "0"],
+    "ours, no teacher, all 50,257 rows": ["--train.ngram_weight", "0", "--model.vocabulary", "full"],
+}
+BLOCK, WINDOWS = 64, 12  # nanoGPT's
+TWEETS = 32  # in a batch, ours and transformers'
+
+
+@dataclass(frozen=True)
+class Side:
+    """Somebody who trains.
+
+    Attributes:
+        train: trains for about so many seconds; returns tokens learnt from, and the seconds it took.
+        rows: of the head.
+        reach: T of the formula above: tokens of a row, the mean over tokens.
+    """
+
+    train: Callable[[float], tuple[int, float]]
+    rows: int
+    reach: float
+
+
+def flops_per_token(*, n_layer: int, n_embd: int, rows: int, reach: float) -> float:
+    """Operations of a training step for a token; see the top of this file."""
+    return 6 * (12 * n_layer * n_embd**2 + n_embd * rows) + 12 * n_layer * n_embd * reach
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 on a GPU; nothing on a CPU."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def timed(steps: Iterator[int], device: torch.device) -> Callable[[float], tuple[int, float]]:
+    """Trains step by step; each step gives the number of its tokens."""
+
+    def train(seconds: float) -> tuple[int, float]:
+        started, tokens = clock(device), 0
+        while time.perf_counter() < started + seconds:
+            tokens += next(steps)
+        return tokens, clock(device) - started
+
+    return train
+
+
+# ---- ours ------------------------------------------------------------------------------------------------------------
+
+
+def settings(csv: Path, root: Path, *, shape: str, device: torch.device, flags: Sequence[str] = ()) -> Config:
+    """The default settings, but for the shape; never-ending, so that the learning rate stays where it is."""
+    layers, width = shape_of(shape)
+    heads = max(4, width // 64)
+    given = ["--paths.root", str(root), "--data.path", str(csv), "--machine.device", device.type]
+    given += ["--model.n_layer", str(layers), "--model.n_head", str(heads), "--model.n_embd", str(width)]
+    return parse("run", [*given, "--train.epochs", "100000", *flags])[0]
+
+
+def ours(config: Config, corpus: Corpus) -> Side:
+    """Our trainer, without validation and saving, which the peers are spared too."""
+    job = prepare(config, corpus, log=RunLog(config.paths.metrics))
+    if job.device.type == "cuda":
+        plain = job.loss
+        job.loss = lambda logits, targets, index: plain(logits.float(), targets, index)  # as autocast does for others
+    trainer = Trainer(job)
+    trainer.progress = Progress(trainer.total_steps, 0)
+    trainer.model.train()
+
+    def steps() -> Iterator[int]:
+        while True:
+            order = {"seed": config.train.seed, "epoch": trainer.state.epoch}
+            unseen = job.train.playing_unseen(job.unseen_rows, rate=config.train.unseen_rate, **order)
+            for rows in job.train.epoch(config.train.batch_size, **order):
+                before = trainer.state.tokens
+                with autocast(job.device):
+                    trainer.update(rows, unseen)
+                yield trainer.state.tokens - before
+            trainer.state.epoch += 1
+
+    return Side(timed(steps(), job.device), job.vocabulary.num_rows, reach(job.train.lengths))
+
+
+def reach(lengths: Tensor) -> float:
+    """Tokens of a row, the mean over tokens."""
+    return float((lengths.double() ** 2).sum() / lengths.sum())
+
+
+# ---- nanoGPT ---------------------------------------------------------------------------------------------------------
+
+
+def nanogpt_side(checkout: Path, config: Config, tweets: Sequence[Sequence[int]], *, compiled: bool = False) -> Side:
+    """The inner loop of nanoGPT's train.py, line by line, on the tweets glued together with end marks."""
+    device, shape = torch.device(config.machine.device), config.model
+    stream = np.array([index for tweet in tweets for index in [END, *(i for i in tweet if i != END)]], dtype=np.uint16)
+    path = config.paths.data / "train.bin"
+    stream.tofile(path)
+    sizes = {"n_layer": shape.n_layer, "n_head": shape.n_head, "n_embd": shape.n_embd}
+    plain = nanogpt(checkout, **sizes, block_size=BLOCK, dropout=0.2).to(device).train()
+    optimizer = plain.configure_optimizers(1e-1, 1e-3, (0.9, 0.99), device.type)
+    model: Any = torch.compile(plain) if compiled else plain
+
+    def get_batch() -> tuple[Tensor, Tensor]:
+        data = np.memmap(path, dtype=np.uint16, mode="r")
+        ix = torch.randint(len(data) - BLOCK, (WINDOWS,))
+        x = torch.stack([torch.from_numpy((data[i : i + BLOCK]).astype(np.int64)) for i in ix.tolist()])
+        y = torch.stack([torch.from_numpy((data[i + 1 : i + 1 + BLOCK]).astype(np.int64)) for i in ix.tolist()])
+        if device.type == "cuda":
+            x, y = x.pin_memory(), y.pin_memory()
+        return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
+    def steps() -> Iterator[int]:
+        x, y = get_batch()
+        while True:
+            with autocast(device):
+                _, loss = model(x, y)
+            count = y.numel()
+            x, y = get_batch()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            yield count
+
+    endless = steps()
+    if compiled:
+        next(endless)  # compiles: minutes that no turn shall have
+    return Side(timed(endless, device), NANOGPT_ROWS, BLOCK)
+
+
+# ---- transformers ----------------------------------------------------------------------------------------------------
+
+
+def collate(tweets: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """A batch of framed tweets, padded with end marks that nobody sees or learns; the real ones are learnt."""
+    longest = max(map(len, tweets))
+    padded = [[*tweet, *[END] * (longest - len(tweet))] for tweet in tweets]
+    labels = [[*tweet, *[PAD] * (longest - len(tweet))] for tweet in tweets]
+    mask = [[1] * len(tweet) + [0] * (longest - len(tweet)) for tweet in tweets]
+    return {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask), "labels": torch.tensor(labels)}
+
+
+def transformers_side(config: Config, tweets: Sequence[Sequence[int]]) -> Side:
+    """transformers' Trainer; each turn is a call of its `train`, timed from its first step to the end of its last."""
+    import transformers
+    from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, TrainerCallback, TrainingArguments
+
+    transformers.utils.logging.set_verbosity_error()
+    device, shape, block = torch.device(config.machine.device), config.model, config.model.block_size
+    wanted = GPT2Config(
+        n_layer=shape.n_layer, n_head=shape.n_head, n_embd=shape.n_embd, n_positions=block, bos_token_id=END
+    )
+
+    class Clock(TrainerCallback):
+        """Ends the training when its time is over."""
+
+        def __init__(self) -> None:
+            self.seconds, self.started, self.passed, self.tokens = 0.0, 0.0, 0.0, 0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.started = self.started or clock(device)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.passed = clock(device) - self.started
+            control.should_training_stop = self.passed >= self.seconds
+
+    class Counting(transformers.Trainer):
+        """Counts the tokens that are learnt from."""
+
+        def training_step(self, model: Any, inputs: Any, *rest: Any, **others: Any) -> Any:
+            watch.tokens += int((inputs["labels"][:, 1:] != PAD).sum())
+            return super().training_step(model, inputs, *rest, **others)
+
+    watch = Clock()
+    arguments = TrainingArguments(
+        output_dir=str(config.paths.results / "transformers"),
+        per_device_train_batch_size=TWEETS,
+        max_steps=1_000_000,
+        learning_rate=1e-3,
+        bf16=device.type == "cuda",
+        use_cpu=device.type == "cpu",
+        disable_tqdm=True,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to=[],
+        remove_unused_columns=False,
+    )
+    kept = [tweet[:block] for tweet in tweets]  # hardly any is as long
+    trainer = Counting(
+        model=GPT2LMHeadModel(wanted), args=arguments, train_dataset=kept, data_collator=collate, callbacks=[watch]
+    )
+    trainer.remove_callback(PrinterCallback)
+
+    def train(seconds: float) -> tuple[int, float]:
+        watch.seconds, watch.started, watch.tokens = seconds, 0.0, 0
+        trainer.train()
+        return watch.tokens, watch.passed
+
+    return Side(train, NUM_TOKENS, reach(torch.tensor([len(tweet) - 1 for tweet in kept])))
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------
+
+
+def sides_of(
+    options: argparse.Namespace, root: Path, *, shape: str, device: torch.device
+) -> tuple[dict[str, Side], int]:
+    """All sides of a shape, by name, and the tokens of an epoch."""
+    config = settings(options.csv, root, shape=shape, device=device)
+    corpus, peers = preprocess(config), peers_of(options.peers)
+    tweets = framed_ids(corpus.train, load_tokenizer())
+    sides = {
+        name: ours(settings(options.csv, root, shape=shape, device=device, flags=flags), corpus)
+        for name, flags in VARIANTS.items()
+    }
+    if checkout := peers.get("nanogpt"):
+        sides["nanoGPT"] = nanogpt_side(checkout, config, tweets)
+        if options.compile:
+            sides["nanoGPT, compiled"] = nanogpt_side(checkout, config, tweets, compiled=True)
+    if "transformers" in peers:
+        sides["transformers"] = transformers_side(config, tweets)
+    return sides, sum(len(tweet) - 1 for tweet in tweets)
+
+
+def measure(
+    sides: dict[str, Side], *, shape: str, epoch: int, ceiling: float, seconds: float, repeats: int = REPEATS
+) -> dict[str, Any]:
+    """Figures of each side: tokens a second, seconds an epoch, and the share of `ceiling` (GFLOP/s) it makes use of."""
+
+    def speed(name: str) -> float:
+        tokens, passed = sides[name].train(seconds)
+        return tokens / passed
+
+    found = take_turns({name: partial(speed, name) for name in sides}, repeats=repeats)
+    layers, width = shape_of(shape)
+    figures = {}
+    for name, speeds in found.items():
+        side = sides[name]
+        flops = flops_per_token(n_layer=layers, n_embd=width, rows=side.rows, reach=side.reach)
+        figures[name] = {
+            "rows": side.rows,
+            "mflop_per_token": flops / 1e6,
+            "tokens_per_second": speeds,
+            "epoch_seconds": [epoch / value for value in speeds],
+            "share": [flops * value / 1e9 / ceiling for value in speeds],
+        }
+    return figures
+
+
+def rows_of(shape: str, figures: dict[str, Any]) -> list[list[str]]:
+    """The table's rows: a side each."""
+    rows, own = [], figures[OURS]["tokens_per_second"]
+    for name, figure in figures.items():
+        speeds = figure["tokens_per_second"]
+        shown = [f"{figure['rows']:,}", spread(figure["epoch_seconds"], ",.2f"), spread(speeds)]
+        shown += [f"{figure['mflop_per_token']:,.1f}", spread([100 * share for share in figure["share"]]) + " %"]
+        rows.append([f"{shape}: {name}", *shown, "" if name == OURS else f"{times(own, speeds):.2f}"])
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", type=Path, default=SAMPLE)
+    parser.add_argument("--shapes", nargs="*", default=["4x128", "6x384"], help="layers x width")
+    parser.add_argument("--peers", nargs="*", default=[], help="transformers (needs accelerate), nanogpt=PATH")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of training at a time")
+    parser.add_argument("--compile", action="store_true", help="nanoGPT compiled as well")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device, peers = choose(options.device), peers_of(options.peers)
+    if "transformers" in peers and importlib.util.find_spec("accelerate") is None:
+        raise SystemExit("error: --peers transformers: its Trainer needs one package more: pip install accelerate")
+    found = limits.measure(device)
+    ceiling = found["bf16" if device.type == "cuda" else "fp32"]
+    rows, everything = [], {}
+    for shape in options.shapes:
+        with tempfile.TemporaryDirectory() as root:
+            sides, epoch = sides_of(options, Path(root), shape=shape, device=device)
+            figures = measure(sides, shape=shape, epoch=epoch, ceiling=ceiling, seconds=options.seconds)
+        rows += rows_of(shape, figures)
+        everything[shape] = {"tokens_of_an_epoch": epoch, "sides": figures}
+    header = ["side", "rows", "seconds an epoch", "tokens a second", "Mflop a token", "of the limit", "ours is faster"]
+    text = table(header, rows) + f"\n\nThe limit: {ceiling:,.0f} GFLOP/s."
+    show(text, {"limit_gflops": ceiling, "shapes": everything}, device)
+
+
+if __name__ == "__main__":
+    main()
