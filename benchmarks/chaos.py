@@ -38,12 +38,24 @@ TINY = "--model.n_layer 1 --model.n_embd 16 --model.n_head 2 --train.batch_size 
 TINY += " --train.save_minutes 0 --train.sample_every 0 --machine.device cpu --machine.threads 1 --evaluate.samples 0"
 TINY += " --distill.members 2 --distill.member_epochs 2 --distill.sampled 0.5 --data.near_duplicate_words 9"
 TIMES = ("seconds", "tokens_per_second")  # differ from run to run, as the settings' paths do
-WRITES = {"preprocess": 2, "train": 12, "distill": 24, "export": 1}  # a kill comes during one of the first so many
-BEFORE = {  # what each command finds done
-    "preprocess": [["preprocess", "--data.punctuate", "false"]],  # another pair of files, to be replaced
-    "train": [["preprocess"]],
-    "distill": [["preprocess"]],
-    "export": [["preprocess"], ["train"]],
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command to be killed."""
+
+    words: str  # the command, and flags of its own
+    writes: int  # a kill comes during one of the first so many
+    before: tuple[str, ...]  # commands that it finds done
+    made: tuple[str, ...] = ()  # what appears in results, at once or not at all
+
+
+STAGES = {
+    "preprocess": Stage("preprocess", 2, ("preprocess --data.punctuate false",)),  # other tweets, to be replaced
+    "train": Stage("train", 12, ("preprocess",)),
+    "distill": Stage("distill", 24, ("preprocess",)),
+    "export": Stage("export", 1, ("preprocess", "train"), ("elon-transformer",)),
+    "gguf": Stage("export --export.to gguf", 2, ("preprocess", "train"), ("elon-transformer.gguf", "Modelfile")),
 }
 
 
@@ -73,9 +85,10 @@ def write_tweets(path: Path) -> None:
     path.write_text("text\n" + "\n".join(lines), encoding="utf-8")
 
 
-def start(command: list[str], root: Path) -> int:
-    """Run `main.py COMMAND` in a process of its own, its words in root/said.txt; returns its number."""
-    flags = [*TINY.split(), "--paths.root", str(root), "--data.path", str(root.parent / "tweets.csv")]
+def start(words: str, root: Path) -> int:
+    """Run `main.py WORDS` in a process of its own, its words in root/said.txt; returns its number."""
+    command, *flags = words.split()
+    flags = [*TINY.split(), "--paths.root", str(root), "--data.path", str(root.parent / "tweets.csv"), *flags]
     number = os.fork()
     if number:
         return number
@@ -84,7 +97,7 @@ def start(command: list[str], root: Path) -> int:
         said = os.open(root / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(said, 1)
         os.dup2(said, 2)
-        code = run_command(command[0], [*flags, *command[1:]])
+        code = run_command(command, flags)
     finally:
         sys.stderr.flush()
         os._exit(code)
@@ -95,10 +108,10 @@ def finish(number: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
 
-def undisturbed_run(command: list[str], root: Path) -> float:
+def undisturbed_run(words: str, root: Path) -> float:
     """Run a command to its end; returns the seconds."""
     started = time.monotonic()
-    code = finish(start(command, root))
+    code = finish(start(words, root))
     assert code == 0, (root / "said.txt").read_text(encoding="utf-8")
     return time.monotonic() - started
 
@@ -151,8 +164,8 @@ def result(name: str, root: Path) -> dict[str, str]:
     paths = PathsConfig(root=str(root), checkpoint=None)
     if name == "preprocess":
         return files(paths.data)
-    if name == "export":
-        return files(paths.results / "elon-transformer")
+    if made := STAGES[name].made:
+        return {path: value for path, value in files(paths.results).items() if path.split(os.sep)[0] in made}
     found = {path.name: digest(load_checkpoint(path)) for path in paths.checkpoints.rglob("[!.]*.pth")}
     for path in paths.results.glob("*metrics.jsonl"):
         found[path.name] = digest(read_log(path))
@@ -166,7 +179,8 @@ def check_whole(name: str, root: Path, expected: dict[str, str]) -> str:
         found = result(name, root)
     except UserError as error:
         return f"half-written, but seen: {error}"
-    if name == "export" and found not in ({}, expected):
+    recipe = {path: content for path, content in expected.items() if path == "Modelfile"}  # alone it names no model
+    if STAGES[name].made and found not in ({}, recipe, expected):
         return f"a half-written export can be seen: {sorted(found)}"
     try:
         texts = [tweet.text for tweet in load_processed(paths).train]
@@ -183,11 +197,11 @@ def torture(name: str, *, kills: int, seed: int, folder: Path) -> Tally:
     write_tweets(place / "tweets.csv")
     before, quiet, root = place / "before", place / "quiet", place / "root"
     before.mkdir()
-    for command in BEFORE[name]:
-        undisturbed_run(command, before)
+    for words in STAGES[name].before:
+        undisturbed_run(words, before)
     shutil.copytree(before, quiet)
-    seconds, expected = undisturbed_run([name], quiet), result(name, quiet)
-    kill = partial(kill_somewhen, rng=rng, seconds=seconds, writes=WRITES[name])
+    seconds, expected = undisturbed_run(STAGES[name].words, quiet), result(name, quiet)
+    kill = partial(kill_somewhen, rng=rng, seconds=seconds, writes=STAGES[name].writes)
     while tally.kills < kills:
         shutil.copytree(before, root)
         if problem := one_run(root, tally, expected, lambda *at: kill(*at) if tally.kills < kills else finish(at[0])):
@@ -201,13 +215,14 @@ def one_run(root: Path, tally: Tally, expected: dict[str, str], wait: Callable[[
     while True:
         resume = tally.name == "train" and (root / "checkpoints" / "last_model.pth").is_file()
         old = half_written(root)
-        code = wait(start([tally.name, *(["--train.resume", "true"] if resume else [])], root), root)
+        words = STAGES[tally.name].words + " --train.resume true" * resume
+        code = wait(start(words, root), root)
         if code == -signal.SIGKILL:
             tally.kills += 1
             tally.writing += bool(half_written(root) - old)
             if problem := check_whole(tally.name, root, expected):
                 return problem
-            if tally.name != "export" or result("export", root) != expected:
+            if not STAGES[tally.name].made or result(tally.name, root) != expected:
                 continue
             code = 0  # it was at its end, and another export would not replace what is there
         tally.runs += 1
@@ -215,6 +230,8 @@ def one_run(root: Path, tally: Tally, expected: dict[str, str], wait: Callable[[
             return f"exit code {code}: {(root / 'said.txt').read_text(encoding='utf-8')[-500:]}"
         found = result(tally.name, root)
         tally.equal += found == expected
+        if left := half_written(root):
+            return f"left behind by killed runs: {', '.join(sorted(left))}"
         other = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
         return f"other bytes than the undisturbed run's: {', '.join(other)}" if other else ""
 
@@ -225,12 +242,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="of all commands together (200)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     parser.add_argument("--jobs", type=int, default=1, help="commands tortured at a time (1)")
-    parser.add_argument("--stages", nargs="+", default=list(BEFORE), choices=list(BEFORE), help="which commands")
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES), help="which commands")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    for name in BEFORE:  # loaded once, not after every kill
-        importlib.import_module(COMMANDS[name].target.split(":")[0])
-    for late in ("torch._dynamo", "matplotlib.pyplot", "jsonargparse", "ftfy"):
+    for stage in STAGES.values():  # loaded once, not after every kill
+        importlib.import_module(COMMANDS[stage.words.split()[0]].target.split(":")[0])
+    for late in ("torch._dynamo", "matplotlib.pyplot", "jsonargparse", "ftfy", "gguf"):
         importlib.import_module(late)
     share = -(-chosen.kills // len(chosen.stages))
     started = time.monotonic()

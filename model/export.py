@@ -29,9 +29,10 @@ from model.space import write_space
 from model.stock import HEAD, Stock, to_hugging_face, to_stock
 from model.stock_tokenizer import closed_ids, save_tokenizer, tokens_and_merges
 from model.tokenizer import END, NUM_TOKENS
-from utils.files import atomic_write
+from utils.files import atomic_write, temporary_beside
 
 USUAL = {"hf": "elon-transformer", "gguf": "elon-transformer.gguf", "space": "elon-transformer-space"}  # names
+OTHER = "give another --export.output, or remove it first"
 
 
 def export(bundle: Bundle, config: Config) -> list[Path]:
@@ -70,24 +71,21 @@ def target(config: Config) -> Path:
     """
     usual = config.paths.results / USUAL[config.export.to]
     output = (Path(config.export.output).expanduser() if config.export.output else usual).resolve()
-    other = "give another --export.output, or remove it first"
     if config.export.to != "gguf":
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-            raise UserError(f"{output} is there already, and not empty: {other}")
+            raise UserError(f"{output} is there already, and not empty: {OTHER}")
         return output
     if output.is_dir():
         raise UserError(f"{output} is a folder: name the file, {output / 'model.gguf'} say")
-    for path in (output, output.with_name("Modelfile")):
-        if path.exists():
-            raise UserError(f"{path} is there already: {other}")
+    if output.exists():
+        raise UserError(f"{output} is there already: {OTHER}")
     return output
 
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `output` when the block ends well, and goes when it raises."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(output)
     temporary.mkdir()
     try:
         yield temporary
@@ -128,12 +126,23 @@ def export_space(output: Path, bundle: Bundle, config: Config) -> list[Path]:
 
 
 def export_gguf(output: Path, stock: Stock, bundle: Bundle, config: Config) -> list[Path]:
-    """A GGUF file, and a Modelfile beside it."""
+    """A GGUF file, and a Modelfile beside it.
+
+    The Modelfile takes its place first: alone, it names a model that is not there, so nobody takes it for a whole
+    export; and as it says just what the next export would say, it does not stand in its way.
+
+    Raises:
+        UserError: there is another Modelfile.
+    """
     tokens, merges = tokens_and_merges(bundle.tokenizer, stock.ids)
     beside = output.with_name("Modelfile")
-    with atomic_write(output) as temporary, atomic_write(beside) as recipe:
+    recipe = modelfile(output.name, config.generate, stock.config.block_size).encode()
+    if beside.exists() and not (beside.is_file() and beside.read_bytes() == recipe):
+        raise UserError(f"{beside} is there already: {OTHER}")
+    with atomic_write(output) as temporary:
         write_gguf(temporary, stock, tokens, merges, quantize=config.export.quantize, name=output.stem)
-        recipe.write_text(modelfile(output.name, config.generate, stock.config.block_size), encoding="utf-8")
+        with atomic_write(beside) as temporary_recipe:
+            temporary_recipe.write_bytes(recipe)
     return [output, beside]
 
 

@@ -1,21 +1,26 @@
 """A real server on a free port, for tests that are clients."""
 
 import copy
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from config.cli import parse
 from config.schema import Config
+from generate.generate import load_copy_check
 from model.checkpoint import Bundle
 from web.api import create_api
 from web.engine import Engine
 from web.server import listen, make_server
+
+NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)>${alert(3)}{{value}}`\"'&amp; 🚀"
 
 
 @contextmanager
@@ -43,6 +48,26 @@ def served(*, key: str | None = None, **limits: Any) -> Config:
     """Settings of a server on a free port."""
     config = parse("serve", [])[0]
     return replace(config, serve=replace(config.serve, port=0, api_key=key, **limits))
+
+
+@dataclass(frozen=True)
+class Playground:
+    """What the playground's page is made of."""
+
+    config: Config
+    engine: Engine
+
+
+@contextmanager
+def playing(trained: tuple[Config, Bundle], root: Path) -> Iterator[Playground]:
+    """A playground in a folder like the one the model was trained in, with a student beside it."""
+    shutil.copytree(trained[0].paths.root, root)
+    shutil.copy(root / "checkpoints" / "best_model.pth", root / "checkpoints" / "student.pth")
+    flags = ["--paths.root", str(root), "--serve.port", "0", "--generate.num_samples", "3"]
+    config = parse("serve", [*flags, "--generate.max_new_tokens", "40"])[0]
+    copies = load_copy_check(config.paths, trained[1].tokenizer)
+    with Engine(trained[1], copies, width=8, queue=32) as engine:
+        yield Playground(config, engine)
 
 
 @torch.no_grad()

@@ -34,7 +34,8 @@ from trainer.train import Interrupted, Trainer, train
 from utils.preprocess import Corpus, Tweet
 
 SettingsOf = Callable[..., Config]
-QUICK = ["--train.epochs", "2", "--distill.members", "3", "--distill.member_epochs", "1", "--evaluate.samples", "8"]
+QUICK = ["--train.epochs", "2", "--distill.members", "3", "--distill.member_epochs", "1", "--distill.epochs", "1"]
+QUICK += ["--evaluate.samples", "8"]
 QUICK += ["--generate.max_new_tokens", "12", "--distill.sampled", "1"]
 PARTS = ["usual", "teachers/member_1", "teachers/member_2", "teachers/member_3", "control", "student"]
 

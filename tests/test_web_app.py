@@ -1,9 +1,8 @@
-"""The playground: its parts by themselves, and the whole page in a real browser in front of a real server."""
+"""The playground's parts by themselves; test_web_app_browser.py has the whole page in a real browser."""
 
 import json
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Dialog, Page, expect
 
 from config.cli import parse
 from config.schema import Config, GenerateConfig, UserError
-from generate.generate import generate, load_copy_check
+from generate.generate import generate
 from model.checkpoint import Bundle
 from model.tokenizer import END, load_tokenizer
+from tests.serving import NASTY, Playground, playing
 from utils.preprocess import load_processed
 from web.app import in_a_loop
 from web.charts import Line, line_chart, ticks
@@ -37,8 +36,6 @@ from web.tab_write import WriteTab, write
 pytestmark = pytest.mark.filterwarnings("ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated")
 
 Made = TypeVar("Made")
-NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)>${alert(3)}{{value}}`\"'&amp; 🚀"
-CSS_TOKENS = ".picks button[data-token]"
 
 
 def built(make: Callable[[], Made]) -> Made:
@@ -52,26 +49,19 @@ def built(make: Callable[[], Made]) -> Made:
 
 
 @pytest.fixture(scope="module")
-def root(trained: tuple[Config, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like the one the model was trained in, with a student beside it."""
-    folder = tmp_path_factory.mktemp("playground") / "root"
-    shutil.copytree(trained[0].paths.root, folder)
-    shutil.copy(folder / "checkpoints" / "best_model.pth", folder / "checkpoints" / "student.pth")
-    return folder
+def playground(trained: tuple[Config, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
+    with playing(trained, tmp_path_factory.mktemp("playground") / "root") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def config(root: Path) -> Config:
-    """Settings of a server in that folder."""
-    flags = ["--paths.root", str(root), "--serve.port", "0", "--generate.num_samples", "3"]
-    return parse("serve", [*flags, "--generate.max_new_tokens", "40"])[0]
+def config(playground: Playground) -> Config:
+    return playground.config
 
 
 @pytest.fixture(scope="module")
-def engine(trained: tuple[Config, Bundle], config: Config) -> Iterator[Engine]:
-    copies = load_copy_check(config.paths, trained[1].tokenizer)
-    with Engine(trained[1], copies, width=8, queue=32) as engine:
-        yield engine
+def engine(playground: Playground) -> Engine:
+    return playground.engine
 
 
 @pytest.fixture
@@ -297,215 +287,15 @@ def test_what_is_broken_in_the_results_is_told(config: Config, tmp_path: Path) -
     assert "line 1: not JSON" in page and "evaluation.json is not what this version writes" in page
 
 
-def test_a_model_that_changed_is_opened_again(engine: Engine, config: Config, root: Path) -> None:
+def test_a_model_that_changed_is_opened_again(engine: Engine, config: Config) -> None:
     models = Models(engine, config)
     assert list(models.others()) == ["student"]
     first = models.open("student")
     assert models.open("student") is first
-    path = root / "checkpoints" / "student.pth"
-    shutil.copy(path, root / "checkpoints" / "control.pth")
+    path = config.paths.checkpoints / "student.pth"
+    shutil.copy(path, path.with_name("control.pth"))
     path.unlink()
-    shutil.copy(root / "checkpoints" / "control.pth", path)
-    (root / "checkpoints" / "control.pth").unlink()
+    shutil.copy(path.with_name("control.pth"), path)
+    (path.with_name("control.pth")).unlink()
     assert models.open("student") is not first
     models.open("student").close()
-
-
-# ---- in a real browser ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def address(engine: Engine, config: Config) -> Iterator[str]:
-    """Where the whole server listens, API and playground."""
-    from web.server import application, listen, make_server
-
-    ready = threading.Event()
-    with listen(config.serve) as door:
-        server = make_server(application(engine, config), ready=ready.set)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
-        thread.start()
-        try:
-            assert ready.wait(20)
-            yield f"http://127.0.0.1:{door.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(10)
-
-
-@pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
-    """Opens the page; at the end there must be no complaint, no dialog, and no request to another host."""
-    heard: list[str] = []
-
-    def refuse(dialog: Dialog) -> None:
-        heard.append(dialog.message)
-        dialog.dismiss()
-
-    def visit(**settings: Any) -> Page:
-        page = browser.new_context(**settings).new_page()
-        page.on("console", lambda message: heard.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("dialog", refuse)
-        page.on("request", lambda request: heard.extend(foreign(request.url, address)))
-        page.on(
-            "response", lambda answer: heard.append(f"{answer.status} {answer.url}") if answer.status > 399 else None
-        )
-        page.goto(address)
-        expect(page.get_by_role("button", name="Write", exact=True)).to_be_visible(timeout=15_000)
-        return page
-
-    yield visit
-    for context in browser.contexts:
-        context.close()
-    assert heard == []
-
-
-def foreign(url: str, address: str) -> list[str]:
-    """The URL, if a request to it leaves this server."""
-    return [] if url.startswith((address, "data:", "blob:", "about:")) else [url]
-
-
-def open_tab(page: Page, name: str) -> None:
-    page.get_by_role("tab", name=name, exact=True).click()
-
-
-@pytest.mark.browser
-def test_tweets_appear_while_they_are_written(
-    visit: Callable[..., Page], trained: tuple[Config, Bundle], config: Config
-) -> None:
-    page = visit()
-    watch = "new MutationObserver(() => document.querySelectorAll('.card').forEach((card) => seen.add(card.className)))"
-    page.evaluate(f"window.seen = new Set(); {watch}.observe(document.body, {{subtree: true, childList: true}})")
-    page.get_by_label("Beginning of the tweet").fill("The rocket")
-    page.locator("#temperature input[type=number]").fill("0.5")
-    page.locator("#temperature input[type=number]").blur()
-    page.get_by_role("button", name="Write", exact=True).click()
-    expect(page.locator(".card:not(.writing)")).to_have_count(3)
-    expected = generate(trained[1], ["The rocket"], replace(config.generate, temperature=0.5))
-    assert page.locator(".card .text").all_text_contents() == [sample.text for sample in expected]
-    for notes in page.locator(".card .notes").all_inner_texts():
-        assert re.search(r"\d+ characters\s+(ended by itself|cut at the length limit)\s+", notes), notes
-    assert "card writing" in page.evaluate("[...seen]")
-
-
-@pytest.mark.browser
-def test_two_models_side_by_side_and_another_seed(visit: Callable[..., Page]) -> None:
-    page = visit()
-    page.get_by_label("Beside it").first.click()
-    page.get_by_role("option", name="student").click()
-    page.get_by_role("button", name="Surprise me").click()
-    expect(page.get_by_label("Seed")).not_to_have_value("0")
-    page.get_by_role("button", name="Write", exact=True).click()
-    expect(page.locator(".card:not(.writing)")).to_have_count(6)
-    assert page.locator("#cards h3").all_inner_texts() == ["best_model", "student"]
-    texts = page.locator(".card .text").all_text_contents()
-    assert texts[:3] == texts[3:]  # the same weights, the same seed
-
-
-@pytest.mark.browser
-def test_words_are_chosen_by_hand(visit: Callable[..., Page], trained: tuple[Config, Bundle], config: Config) -> None:
-    page = visit()
-    prompt = page.get_by_label("Beginning of the tweet")
-    prompt.press_sequentially("The dog")
-    open_tab(page, "Word by word")
-    tokenizer = trained[1].tokenizer
-    ids = tokenizer.encode("The dog")
-    for place in (1, 0, 2):
-        options = [index for index, _ in likeliest(trained[1], ids, config.generate)]
-        shown = f"[...document.querySelectorAll('{CSS_TOKENS}')].map((button) => Number(button.dataset.token))"
-        page.wait_for_function(f"String({shown}) === '{','.join(map(str, options))}'")
-        chosen = next(index for index in options[place:] if index != END)
-        page.locator(f'[data-token="{chosen}"]').focus()
-        page.keyboard.press("Enter")
-        ids = [*ids, chosen]
-        expect(prompt).to_have_value(tokenizer.decode(ids).rstrip("\ufffd"))
-    page.get_by_role("button", name="Take the last one back").click()
-    expect(prompt).to_have_value(tokenizer.decode(ids[:-1]).rstrip("\ufffd"))
-
-
-@pytest.mark.browser
-def test_what_was_written_can_be_copied_and_saved(visit: Callable[..., Page]) -> None:
-    page = visit(accept_downloads=True, permissions=["clipboard-read", "clipboard-write"])
-    page.get_by_label("Beginning of the tweet").fill(NASTY)
-    page.get_by_role("button", name="Write", exact=True).click()
-    expect(page.locator(".card:not(.writing)")).to_have_count(3)
-    texts = page.locator(".card .text").all_text_contents()
-    assert all(text.startswith(NASTY) for text in texts) and page.locator("#cards img, #cards script").count() == 0
-    with page.expect_download() as text:
-        page.get_by_role("button", name="Save as text").click()
-    assert text.value.suggested_filename == "tweets.txt"
-    assert text.value.path().read_text(encoding="utf-8") == "".join(f"{line}\n" for line in texts)
-    with page.expect_download() as saved:
-        page.get_by_role("button", name="Save as JSON").click()
-    samples = json.loads(saved.value.path().read_text(encoding="utf-8"))["samples"]
-    assert [sample["text"] for sample in samples] == texts
-    assert {"finish_reason", "tokens", "novel", "seed", "prompt", "model"} == samples[0].keys() - {"text"}
-    page.locator("[data-copy]").nth(1).click()
-    expect(page.locator("[data-copy]").nth(1)).to_have_text("Copied")
-    assert page.evaluate("navigator.clipboard.readText()") == texts[1]
-
-
-@pytest.mark.browser
-def test_looking_inside_any_text(visit: Callable[..., Page], trained: tuple[Config, Bundle]) -> None:
-    page = visit()
-    open_tab(page, "Look inside")
-    frame = page.frame_locator("iframe.inside")
-    expect(frame.locator(".chip").nth(2)).to_contain_text("·is")
-    page.get_by_label("Text to read").fill(NASTY)
-    page.get_by_role("button", name="Look inside").click()
-    expect(frame.locator(".chip")).to_have_count(1 + len(trained[1].tokenizer.encode(NASTY)))
-    frame.locator(".head").first.click()
-    expect(frame.locator("#map h3")).to_have_text("Layer 1, head 1")
-    first = frame.locator("#off").inner_text()
-    frame.locator(".head").nth(1).click()
-    expect(frame.locator("#map h3")).to_have_text("Layer 1, head 2")
-    assert re.search(r"Without layer 1, head 2, .+ of the probability moves", frame.locator("#off").inner_text())
-    assert frame.locator("#off").inner_text() != first
-    assert page.locator("iframe.inside").get_attribute("sandbox") == "allow-scripts"
-    page.get_by_label("Text to read").fill("word " * 300)
-    page.keyboard.press("Enter")
-    expect(page.locator("#inside .notice")).to_contain_text("this model can read")
-
-
-@pytest.mark.browser
-def test_training_shows_a_run_as_it_goes(visit: Callable[..., Page], config: Config) -> None:
-    page = visit()
-    open_tab(page, "Training")
-    expect(page.locator("#training .chart")).to_have_count(2)
-    before = page.locator("#training circle").count()
-    with config.paths.metrics.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": 999, "epoch": 3, "val/loss": 6.0, "val/bits_per_byte": 2.5}) + "\n")
-    expect(page.locator("#training circle")).to_have_count(before + 2, timeout=10_000)
-
-
-@pytest.mark.browser
-def test_the_tokenizer_works_as_one_types(visit: Callable[..., Page], trained: tuple[Config, Bundle]) -> None:
-    page = visit()
-    open_tab(page, "Data")
-    expect(page.locator("#data .chart")).to_have_count(2)
-    assert page.locator("#data .rules tbody tr").count() >= 10
-    page.get_by_label("Type something").fill("")
-    page.get_by_label("Type something").press_sequentially("a <b> 🚀")
-    ids = [str(index) for index in trained[1].tokenizer.encode("a <b> 🚀")]
-    expect(page.locator("#chips small")).to_have_text(ids)
-    open_tab(page, "About")
-    expect(page.locator("#about")).to_contain_text("parody machine")
-    expect(page.locator("#about")).to_contain_text("invented posts")
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_never_scrolls_sideways(visit: Callable[..., Page], scheme: str) -> None:
-    page = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, color_scheme=scheme)
-    page.get_by_role("button", name="Write", exact=True).tap()
-    expect(page.locator(".card:not(.writing)")).to_have_count(3)
-    for name in ("Write", "Word by word", "Look inside", "Training", "Data", "About"):
-        open_tab(page, name)
-        page.wait_for_timeout(150)
-        assert page.evaluate("document.documentElement.scrollWidth") == 390, name
-    unnamed = (
-        "[...document.querySelectorAll('input, textarea, button')].filter((e) => e.offsetParent && !(e.labels?.length"
-    )
-    unnamed += " || e.textContent.trim() || e.ariaLabel || e.title)).map((e) => e.outerHTML)"
-    open_tab(page, "Write")
-    assert page.evaluate(unnamed) == []

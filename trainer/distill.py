@@ -22,7 +22,7 @@ from config.cli import run_command
 from config.schema import TEACHERS as KINDS
 from config.schema import Config
 from generate.copies import CopyCheck
-from model.checkpoint import load_bundle, load_checkpoint, save_checkpoint
+from model.checkpoint import save_checkpoint
 from model.transformer import GPT
 from trainer import measures
 from trainer.batches import Rows
@@ -33,7 +33,7 @@ from trainer.losses import distillation
 from trainer.measures import Floats
 from trainer.prepare import Job, say
 from trainer.score import score
-from trainer.stages import Setting, made_before, set_up, train_once
+from trainer.stages import Setting, made_before, made_by_train, set_up, train_once
 from trainer.teachers import Teachers, make_teachers, write_tweets
 from utils.files import atomic_write
 from utils.lock import only_run
@@ -71,9 +71,9 @@ def train_student(setting: Setting, teachers: Teachers, generation: int) -> tupl
         Its checkpoint, and the steps it was trained.
     """
     config, settings = setting.config, setting.config.distill
-    epochs = max(1, round(config.train.epochs / (1.0 + settings.sampled)))  # as many steps as without a teacher
-    recipe = replace(config.train, ngram_weight=0.0, epochs=epochs)
-    recipe = replace(recipe, weight_decay=settings.weight_decay, output_dropout=settings.dropout)
+    recipe = replace(config.train, ngram_weight=0.0, epochs=settings.epochs)
+    recipe = replace(recipe, weight_decay=settings.weight_decay, embedding_decay=settings.weight_decay)
+    recipe = replace(recipe, output_dropout=settings.dropout)
     own = replace(config, train=recipe, model=replace(config.model, dropout=settings.dropout))
     last = generation == settings.generations
     path = config.paths.checkpoints / ("student.pth" if last else f"student_{generation}.pth")
@@ -102,18 +102,12 @@ def train_usual(setting: Setting) -> tuple[Path, int]:
         Its checkpoint, and the steps it was trained.
     """
     config, folder = setting.config, setting.config.paths.checkpoints
-    usual, last, made_with = folder / "best_model.pth", folder / "last_model.pth", setting.made_with(config)
-    if usual.is_file() and last.is_file():
-        run, bundle = load_checkpoint(last), load_bundle(usual, setting.device)
-        state = run.get("state", {})
-        ended = state.get("stopped_early") or state.get("epoch") == config.train.epochs
-        same = bundle.info.get("split_hash") == setting.corpus.info["split"]["hash"] == run.get("split_hash")
-        belongs = state.get("best_epoch") == bundle.info.get("epoch")
-        if ended and same and belongs and setting.made_with(bundle.config) == made_with:
-            say(f"Using {usual} again: it was made with these settings from these tweets")
-            return usual, state["step"]
+    if steps := made_by_train(setting):
+        usual = folder / "best_model.pth"
+        say(f"Using {usual} again: it was made with these settings from these tweets")
+        return usual, steps
     path, log = folder / "usual.pth", config.paths.results / "usual_metrics.jsonl"
-    return path, train_once(setting, config, setting.corpus, path=path, log=log, made_with=made_with)
+    return path, train_once(setting, config, setting.corpus, path=path, log=log, made_with=setting.made_with(config))
 
 
 def train_control(setting: Setting) -> tuple[Path, int]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from config.schema import Config, UserError
-from model.checkpoint import load_checkpoint, save_checkpoint
+from model.checkpoint import config_from_dict, load_bundle, load_checkpoint, save_checkpoint
 from model.device import choose_device
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vocabulary import Vocabulary
@@ -25,7 +25,7 @@ from utils.files import atomic_write
 from utils.preprocess import Corpus
 from utils.run_log import RunLog
 
-FREE = ("resume", "sample_every", "save_minutes")  # settings of `train` that do not change what is learnt
+FREE = ("resume", "sample_every", "save_minutes", "accumulate")  # settings of `train` that do not change what is learnt
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,25 @@ def made_before(path: Path, made_with: str) -> dict[str, Any] | None:
     """What the checkpoint at `path` holds, if there is one and it was made so."""
     content = load_checkpoint(path) if path.is_file() else {}
     return content if content.get("info", {}).get("made_with") == made_with else None
+
+
+def made_by_train(setting: Setting) -> int | None:
+    """The steps of the run that `train` left, if it is finished and was made with these settings from these tweets.
+
+    A run that went on at another learning rate (train.resume) is nobody's settings: it is not used.
+    """
+    best, last = setting.config.paths.checkpoints / "best_model.pth", setting.config.paths.last_model
+    if not (best.is_file() and last.is_file()):
+        return None
+    run, bundle = load_checkpoint(last), load_bundle(best, setting.device)
+    state, split = run.get("state", {}), setting.corpus.info["split"]["hash"]
+    ended = state.get("stopped_early") or state.get("epoch") == setting.config.train.epochs
+    belongs = state.get("best_epoch") == bundle.info.get("epoch")
+    same = bundle.info.get("split_hash") == run.get("split_hash") == split and not state.get("rate_changed")
+    if not (ended and belongs and same):
+        return None
+    found = {setting.made_with(config) for config in (bundle.config, config_from_dict(run["config"], last))}
+    return int(state["step"]) if found == {setting.made_with(setting.config)} else None
 
 
 def train_once(

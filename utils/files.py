@@ -1,6 +1,9 @@
 """Writing files so that a reader never sees half of one."""
 
 import os
+import re
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,14 +24,41 @@ def naming(path: Path, *, instead_of: Path | None = None) -> Iterator[None]:
         raise
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name beside `path`, not in use, for what is to become `path`; its folder is made where it is missing.
+
+    What killed processes left half-written of `path` is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = re.compile(re.escape(f".{path.name}.") + r"([1-9]\d{0,8})\.tmp")
+    with suppress(OSError):  # a read-only disk, a folder that can't be listed: they stay
+        for left in list(path.parent.iterdir()):
+            found = name.fullmatch(left.name)
+            if found and not in_use(int(found[1])):
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def in_use(process: int) -> bool:
+    """Whether another process has this number now, or that can't be told."""
+    if process == os.getpid():
+        return False  # one before us had it: in a container every run may have the same
+    if sys.platform == "win32":
+        return True  # to ask would end it
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # another user's can't be asked, but is there
+    return True
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it is flushed to disk and renamed to `path`.
 
     If the block raises, the temporary file is removed and whatever `path` held before stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         with naming(path, instead_of=temporary):
             yield temporary

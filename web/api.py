@@ -37,7 +37,7 @@ from web.schemas import (
 )
 
 COLDEST = 0.01  # below, the scores would overflow and the likeliest token wins anyway
-METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]
 
 
 class Server:
