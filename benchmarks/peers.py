@@ -9,6 +9,7 @@ time. Both are scored tweet by tweet, like everything else.
 
 import copy
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -51,13 +52,14 @@ PEERS = {
 
 @dataclass(frozen=True)
 class PeerResult:
-    """The scores of the best epoch and of the last."""
+    """The scores of the best epoch and of the last, and (seconds of training, bits per byte) after every epoch."""
 
     best: Scores
     last: Scores
     best_epoch: int
     epochs: int
     parameters: int
+    curve: list[tuple[float, float]]
 
 
 def windows(stream: Tensor, peer: Peer, generator: torch.Generator) -> Iterator[Tensor]:
@@ -98,9 +100,10 @@ def run_peer(name: str, config: Config, corpus: Corpus, *, seed: int) -> PeerRes
     )
     per_epoch = sum(1 for _ in windows(stream, peer, generator))
     best, best_epoch, step = score(model.eval(), vocabulary, val), 0, 0
-    last = best
+    last, seconds, curve = best, 0.0, [(0.0, best.bits_per_byte)]
     for epoch in range(1, peer.epochs + 1):
         model.train()
+        started = time.perf_counter()
         for batch in windows(stream, peer, generator):
             progress = step / (per_epoch * peer.epochs)
             share = peer.final_lr_fraction + (1 - peer.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
@@ -113,9 +116,11 @@ def run_peer(name: str, config: Config, corpus: Corpus, *, seed: int) -> PeerRes
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
+        seconds += time.perf_counter() - started
         last = score(model.eval(), vocabulary, val)
+        curve.append((seconds, last.bits_per_byte))
         if last.bits_per_byte < best.bits_per_byte:
             best, best_epoch = copy.copy(last), epoch
         if peer.patience is not None and epoch - best_epoch >= peer.patience:
             break
-    return PeerResult(best, last, best_epoch, epoch, model.num_parameters())
+    return PeerResult(best, last, best_epoch, epoch, model.num_parameters(), curve)

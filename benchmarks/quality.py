@@ -45,6 +45,7 @@ RECIPES: dict[str, list[str]] = {
     "small, all 50,257 rows": ["--model.vocabulary", "full"],
     "best": BEST,
 }
+STOCK = "nanogpt"
 BASELINES = ("unigram", "bigram", "ngram", "xz", "bzip2")
 
 
@@ -52,6 +53,7 @@ def run_ours(flags: Sequence[str], config: Config, corpus: Corpus, *, seed: int)
     """Train one of our recipes and score its kept checkpoint."""
     config = parse("train", [*flags, "--paths.root", config.paths.root, "--train.seed", str(seed)])[0]
     state = train(config, corpus)
+    records = [json.loads(line) for line in config.paths.metrics.read_text(encoding="utf-8").splitlines()]
     bundle = load_bundle(config.paths.best_model, torch.device("cpu"))
     rows = Rows.encode(corpus.val, bundle.tokenizer, bundle.vocabulary, config.model.block_size)
     scores = score(bundle.model, bundle.vocabulary, rows)
@@ -60,6 +62,7 @@ def run_ours(flags: Sequence[str], config: Config, corpus: Corpus, *, seed: int)
         "parameters": bundle.model.num_parameters(),
         "epoch": state.best_epoch,
         "train_seconds": round(state.seconds, 1),
+        "curve": [(record["seconds"], record["val/bits_per_byte"]) for record in records if "val/loss" in record],
     }
 
 
@@ -73,6 +76,7 @@ def run_theirs(name: str, config: Config, corpus: Corpus, *, seed: int) -> dict[
         "epoch": found.best_epoch,
         "train_seconds": round(time.perf_counter() - started, 1),
         "last_bits_per_byte": found.last.bits_per_byte,
+        "curve": found.curve,
     }
 
 
@@ -148,6 +152,24 @@ def against_ngram(runs: Sequence[dict[str, Any]]) -> tuple[Floats, Floats, Float
     return np.concatenate(ours), np.concatenate(theirs), np.concatenate(num_bytes)
 
 
+def race(records: Sequence[dict[str, Any]]) -> str:
+    """Seconds of training until the stock recipe's best quality: the stock recipe's own, and those of each other.
+
+    Compared are runs of one split and seed, which must have been made side by side for this to mean something.
+    """
+    lines = []
+    for stock in (record for record in records if record["recipe"] == STOCK and "curve" in record):
+        needed, best = min(((seconds, bits) for seconds, bits in stock["curve"]), key=lambda point: point[1])
+        for run in records:
+            same = all(run[key] == stock[key] for key in ("split", "seed")) and "curve" in run and run is not stock
+            if same and (reached := [seconds for seconds, bits in run["curve"] if bits <= best]):
+                lines.append(
+                    f"{run['recipe']} reaches {STOCK}'s best, {best:.3f}, after {reached[0]:.0f} s of training, "
+                    f"{STOCK} after {needed:.0f} s: {needed / reached[0]:.1f} times as long"
+                )
+    return "\n".join(lines)
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -164,7 +186,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("quality.jsonl"))
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    print(table(run_all(options)))
+    records = run_all(options)
+    print(table(records))
+    print(race(records))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ The help text of a setting is its comment in config.yaml, so that there is one e
 import difflib
 import errno
 import importlib
+import os
 import re
 import sys
 from argparse import Namespace
@@ -192,11 +193,26 @@ def one_line(error: BaseException) -> str:
     return f"unknown setting {key}" + (f": did you mean {near[0]}?" if near else ": see --help for the settings")
 
 
+def refuse_many(name: str, processes: int) -> int:
+    """Say, as the first of several processes, that this command is for one; the others leave in silence."""
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    print(
+        f"error: `{name}` is work for one process, not {processes}: start it without torchrun. Only training is "
+        f"shared: python main.py preprocess, torchrun --nproc_per_node {processes} main.py train, "
+        "python main.py evaluate",
+        file=sys.stderr,
+    )
+    return 2
+
+
 def run_command(name: str, argv: Sequence[str]) -> int:
     """Parse, run, and turn what goes wrong into one line and an exit code: 0, 1 failed, 2 wrong usage, 130 Ctrl-C."""
     if {"-h", "--help"} & set(argv):
         print(help_text(name))
         return 0
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1 and name != "train":  # torchrun started this
+        return refuse_many(name, processes)
     try:
         config, arguments = parse(name, argv)
     except UserError as error:

@@ -87,6 +87,7 @@ class MachineConfig:
 
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int
+    precision: Literal["auto", "f32", "bf16"]
 
     def __post_init__(self) -> None:
         require(self.threads >= 0, "machine.threads", self.threads, "give 0 (all cores) or a positive number")
@@ -176,15 +177,19 @@ class TrainConfig:
     seed: int
     epochs: int
     batch_size: int
+    accumulate: int
     learning_rate: float
     final_lr_fraction: float
     warmup_fraction: float
     weight_decay: float
+    embedding_decay: float
     beta1: float
     beta2: float
     grad_clip: float
     average_epochs: float
     output_dropout: float
+    relatives: bool
+    calibrate: bool
     unseen_rate: float
     ngram_weight: float
     patience: int
@@ -193,11 +198,14 @@ class TrainConfig:
     resume: bool
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
+        for name in ("epochs", "batch_size", "accumulate", "patience"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "give 1 or more")
+        fits = self.accumulate <= self.batch_size
+        require(fits, "train.accumulate", self.accumulate, f"give at most train.batch_size ({self.batch_size})")
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "give a positive rate")
         require(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "give a positive norm")
-        require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "give 0 or more")
+        for name in ("weight_decay", "embedding_decay"):
+            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "give 0 or more")
         require(self.average_epochs >= 0, "train.average_epochs", self.average_epochs, "give 0 (off) or more epochs")
         for name in ("final_lr_fraction", "warmup_fraction", "unseen_rate", "ngram_weight"):
             value = getattr(self, name)
@@ -280,6 +288,7 @@ class DistillConfig:
     members: int
     member_epochs: int
     cross_fit: bool
+    epochs: int
     generations: int
     finetune_epochs: int
     finetune_learning_rate: float
@@ -302,7 +311,7 @@ class DistillConfig:
         if self.weights is not None:
             fits = len(self.weights) == len(self.teachers) and all(weight > 0 for weight in self.weights)
             require(fits, "distill.weights", self.weights, "give one positive number for each of distill.teacher")
-        for name in ("members", "member_epochs", "generations", "finetune_epochs"):
+        for name in ("members", "member_epochs", "epochs", "generations", "finetune_epochs"):
             require(getattr(self, name) >= 1, f"distill.{name}", getattr(self, name), "give 1 or more")
         fits = self.members >= 2 or not self.cross_fit or "ensemble" not in self.teachers
         require(fits, "distill.members", self.members, "give 2 or more, or --distill.cross_fit false")

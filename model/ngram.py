@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.prior import ZIPF
 from model.soft_targets import SoftTargets, compress, concatenate
 from model.tokenizer import END, NUM_TOKENS
-from model.vocabulary import PRIOR_EXPONENT, Vocabulary
+from model.vocabulary import Vocabulary
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -91,7 +92,7 @@ class NGram:
 
     def __init__(self, levels: list[Level]) -> None:
         self.levels = levels
-        weight = (np.arange(NUM_TOKENS) + 1.0) ** -PRIOR_EXPONENT
+        weight = (np.arange(NUM_TOKENS) + 1.0) ** ZIPF[0]
         self.floor = weight / weight.sum()
 
     @classmethod

@@ -4,10 +4,9 @@ The tweets use about 8,000 of GPT-2's tokens. A row for each of the other 42,000
 learn nothing. So those share a few rows, one for each shape (a small word after a space, a capital one, the middle of
 a word, ...). The model learns when a token of that shape comes that it never saw, and a fixed prior says which:
 
-    p(token) = p(shared row) * prior(token),   prior ~ 1 / id^0.7
+    p(token) = p(shared row) * prior(token)          (model/prior.py)
 
-because GPT-2 numbers its tokens by how early, hence how often, they were merged. That is still a proper distribution
-over all 50,257 tokens.
+That is still a proper distribution over all 50,257 tokens.
 """
 
 import re
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 
 from config.schema import ModelConfig, UserError
+from model.prior import unseen_log_weights
 from model.tokenizer import END, NUM_TOKENS, Tokenizer
 
-PRIOR_EXPONENT = 0.7  # Zipf-like fall of frequency with merge rank; fits the held-out unseen tokens of a tweet corpus
 SHAPES = (rb" [a-z]+", rb" [A-Z][a-z]*", rb"[a-z]+", rb"[A-Z][a-z]*", rb"(?s:.*)")  # the last takes what is left
 
 
@@ -70,13 +69,13 @@ class Vocabulary:
         row_of = torch.full((NUM_TOKENS,), -1)
         row_of[own] = torch.arange(len(own))
         log_prior = torch.zeros(NUM_TOKENS)
-        weight = (torch.arange(NUM_TOKENS, dtype=torch.float64) + 1.0) ** -PRIOR_EXPONENT
         rows, shapes = len(own), shapes_of(tokenizer)
+        log_weights = unseen_log_weights(counts, row_of < 0, shapes, tokenizer)
         for shape in range(len(SHAPES)):
             unseen = (shapes == shape) & (row_of < 0)
             if bool(unseen.any()):
                 row_of[unseen] = rows
-                log_prior[unseen] = (weight[unseen] / weight[unseen].sum()).log().float()
+                log_prior[unseen] = log_weights[unseen].log_softmax(0).float()
                 rows += 1
         return cls(row_of, log_prior)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from config.cli import COMMANDS, run_command
+
 ROOT = Path(__file__).parents[1]
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.epochs", "2"]
 TINY += ["--evaluate.samples", "40", "--machine.threads", "1"]
@@ -86,3 +88,16 @@ def test_generate_asks_when_there_is_no_prompt(root: Path) -> None:
     os.close(master)
     assert asking.returncode == 0, err
     assert "Enter a prompt: " in out and "Generated text:" in out and out.count("Mars") == 5
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_only_training_takes_several_processes(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", rank)
+    for name in COMMANDS.keys() - {"train"}:
+        assert run_command(name, []) == (2 if rank == "0" else 0)
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: `{name}` is work for one process, not 4: ") == (rank == "0")
+        assert told.count("\n") == (rank == "0")

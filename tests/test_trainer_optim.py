@@ -33,14 +33,15 @@ def test_learning_rate_of_short_and_odd_runs(settings: SettingsOf) -> None:
 
 
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(settings: SettingsOf) -> None:
-    config = settings("--train.weight_decay", "0.5")
+    config = settings("--train.weight_decay", "0.5", "--train.embedding_decay", "0.2")
     model = GPT(config.model, 30)
     optimizer = make_optimizer(model, config.train)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert len(decays) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():
         matrix = name.endswith(".weight") and "ln_" not in name
-        assert decays[id(parameter)] == (0.5 if matrix else 0.0), name
+        expected = 0.2 if name.startswith("wte.") else 0.5 if matrix else 0.0
+        assert decays[id(parameter)] == expected, name
 
 
 def test_average_follows_the_closed_form() -> None:

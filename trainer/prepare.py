@@ -12,14 +12,17 @@ from torch import Tensor
 
 from config.schema import Config
 from model.checkpoint import Bundle, load_checkpoint
-from model.device import choose_device
+from model.device import choose_device, precision
 from model.ngram import NGram, leave_one_out
 from model.pretrained import carry_over, load_pretrained
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from trainer.batches import Rows, framed
+from trainer.calibrate import Calibration, make_calibration
 from trainer.losses import Loss, cross_entropy, soft_cross_entropy
+from trainer.parallel import ALONE, NoLog, Team
+from trainer.relatives import groups_of
 from trainer.tokens import Tokens
 from utils.preprocess import Corpus, Tweet
 from utils.run_log import RunLog, write_facts
@@ -38,6 +41,9 @@ class Job:
     Attributes:
         train, val: the encoded tweets.
         unseen_rows: which shared row a token seen once may play, by its own row.
+        team: the processes that train together; see trainer/parallel.py.
+        relatives: (V, 2) groups of rows that share vectors while they are learnt; see trainer/relatives.py.
+        calibration: puts rare tokens right in the model that is kept; see trainer/calibrate.py.
         loss: what is minimised; see trainer/losses.py.
         folder: where best_model.pth and last_model.pth go.
         log: receives the measurements.
@@ -56,6 +62,9 @@ class Job:
     log: RunLog
     split_hash: str
     device: torch.device
+    team: Team = ALONE
+    relatives: Tensor | None = None
+    calibration: Calibration | None = None
     loss: Loss = cross_entropy
     on_epoch: Callable[[Bundle, int, Callable[[str], None]], None] | None = None
 
@@ -67,6 +76,7 @@ def prepare(
     vocabulary: Vocabulary | None = None,
     folder: Path | None = None,
     log: RunLog | None = None,
+    team: Team = ALONE,
 ) -> Job:
     """The usual Job: tokenizer, vocabulary, a fresh model, and the n-gram to beat and to learn from.
 
@@ -75,6 +85,7 @@ def prepare(
         vocabulary: one to share with other models; None: that of these training tweets.
         folder: where checkpoints go; None: that of the settings.
         log: where measurements go; None: metrics.jsonl of the settings, with a run.json beside it.
+        team: the processes that train together; the first one alone writes.
     """
     device = choose_device(config.machine)
     tokenizer = load_tokenizer(config.model.tokenizer)
@@ -91,12 +102,9 @@ def prepare(
         Rows.of(tokens, tokenizer, vocabulary, config.model.block_size) for tokens in (train_tokens, val_tokens)
     )
     unseen_rows = vocabulary.unseen_rows(tokenizer)
-    torch.manual_seed(config.train.seed)
-    model = GPT(config.model, vocabulary.num_rows)
+    model = fresh_model(config, train, unseen_rows)
     if start:
         carry_over(start, model, vocabulary)
-    elif model.head_bias is not None:
-        model.head_bias.data = log_frequency(train, vocabulary, unseen_rows)
     ngram = count_ngram(train_tokens)
     job = Job(
         config=config,
@@ -107,17 +115,29 @@ def prepare(
         train=train,
         val=val_sample(val, tokenizer),
         folder=folder or config.paths.checkpoints,
-        log=log or open_log(config),
+        log=log or (open_log(config) if team.first else NoLog()),
         split_hash=corpus.info["split"]["hash"],
         device=device,
-        loss=ngram_loss(config, train_tokens, ngram, vocabulary),
+        team=team,
+        relatives=groups_of(vocabulary, tokenizer) if config.train.relatives and not start else None,
+        calibration=calibration(config, train_tokens, ngram, vocabulary, tokenizer),
+        loss=ngram_loss(config, train_tokens, ngram, vocabulary, device),
     )
     if ngram and not config.train.resume:
         nats = -sum(float(ngram.log_probs(ids).sum()) for ids in val_tokens.texts())
         job.log.write(step=0, **{"baseline/ngram": nats / math.log(2) / int(val.num_bytes.sum())})
-    if log is None:
+    if log is None and team.first:
         write_facts(config.paths.results / "run.json", facts(job, corpus))
     return job
+
+
+def fresh_model(config: Config, train: Rows, unseen_rows: Tensor) -> GPT:
+    """A model as `train.seed` makes it, which knows nothing but how frequent each row is."""
+    torch.manual_seed(config.train.seed)
+    model = GPT(config.model, train.vocabulary.num_rows)
+    if model.head_bias is not None:
+        model.head_bias.data = log_frequency(train, train.vocabulary, unseen_rows)
+    return model
 
 
 def framed_ids(tweets: Sequence[Tweet], tokenizer: Tokenizer) -> list[list[int]]:
@@ -142,7 +162,9 @@ def count_ngram(train: Tokens) -> NGram | None:
     return NGram.fit(train.texts(), NGRAM_ORDER)
 
 
-def ngram_loss(config: Config, train: Tokens, ngram: NGram | None, vocabulary: Vocabulary) -> Loss:
+def ngram_loss(
+    config: Config, train: Tokens, ngram: NGram | None, vocabulary: Vocabulary, device: torch.device
+) -> Loss:
     """Cross-entropy, maybe mixed (train.ngram_weight) with what an n-gram expects that has not seen the tweet."""
     if config.train.ngram_weight == 0:
         return cross_entropy
@@ -154,7 +176,16 @@ def ngram_loss(config: Config, train: Tokens, ngram: NGram | None, vocabulary: V
         )
         return cross_entropy
     teacher = leave_one_out(ngram, train.texts(), vocabulary, NGRAM_TOP_K)
-    return soft_cross_entropy(teacher, weight=config.train.ngram_weight)
+    return soft_cross_entropy(teacher.to(device), weight=config.train.ngram_weight)
+
+
+def calibration(
+    config: Config, train: Tokens, ngram: NGram | None, vocabulary: Vocabulary, tokenizer: Tokenizer
+) -> Calibration | None:
+    """What puts rare tokens right (train.calibrate), where there is an n-gram and little enough text to count again."""
+    if not config.train.calibrate or ngram is None or train.num_predictions > TEACHER_TOKENS:
+        return None
+    return make_calibration(config, train.texts(), ngram, vocabulary, tokenizer)
 
 
 def val_sample(val: Rows, tokenizer: Tokenizer) -> Rows:
@@ -201,29 +232,38 @@ def facts(job: Job, corpus: Corpus) -> dict[str, object]:
         "parameters": job.model.num_parameters(),
         "vocab_size": job.vocabulary.num_rows,
         "device": str(job.device),
+        "precision": str(precision(job.config.machine, job.device)).removeprefix("torch."),
+        "processes": job.team.size,
         "threads": torch.get_num_threads(),
     }
 
 
 def describe(job: Job) -> str:
     """One line on what is about to be trained."""
-    model = job.config.model
+    model, team = job.config.model, f"{job.team.size} processes, each on " if job.team.size > 1 else ""
     return (
         f"Training {model.n_layer} layers x {model.n_embd} wide, {model.n_head} heads, "
         f"{job.vocabulary.num_rows:,} rows: "
         f"{job.model.num_parameters():,} parameters on {job.train.num_predictions:,} tokens of "
-        f"{len(job.train.num_bytes):,} tweets ({job.device}, {torch.get_num_threads()} threads, "
+        f"{len(job.train.num_bytes):,} tweets ({team}{job.device}, {torch.get_num_threads()} threads, "
         f"about {step_bytes(job) / 1e6:,.0f} MB of memory for a step)"
     )
 
 
-def step_bytes(job: Job) -> int:
-    """About the most memory that training takes beside the program and the tweets, bytes.
+def rows_at_once(job: Job) -> int:
+    """Rows that go through the model together: a batch is dealt out to the processes and cut into parts."""
+    return math.ceil(job.config.train.batch_size / (job.team.size * job.config.train.accumulate))
 
-    Weights, gradients, AdamW's two moments and the average, 4 bytes each; of the longest batch the logits, their
-    gradient and what a loss keeps, and in every layer about 32 vectors a place (measured) that the gradient needs.
+
+def step_bytes(job: Job) -> int:
+    """About the most memory that training takes in a process beside the program and the tweets, bytes.
+
+    Weights, gradients, AdamW's two moments and the average, 4 bytes each, and with several processes their message;
+    of the longest rows at once the logits, their gradient and what a loss keeps, and in every layer about 32 vectors a
+    place (measured) that the gradient needs.
     """
-    model, longest = job.model.config, job.train.lengths.topk(min(job.config.train.batch_size, len(job.train.lengths)))
+    model, longest = job.model.config, job.train.lengths.topk(min(rows_at_once(job), len(job.train.lengths)))
     logits = 3 * int(longest.values.sum()) * job.vocabulary.num_rows
     places = longest.values.numel() * int(longest.values[0])
-    return 4 * (5 * job.model.num_parameters() + logits + 32 * places * model.n_embd * model.n_layer)
+    copies = 5 if job.team.size == 1 else 6
+    return 4 * (copies * job.model.num_parameters() + logits + 32 * places * model.n_embd * model.n_layer)

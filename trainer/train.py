@@ -2,6 +2,8 @@
 
 for each epoch:  for each batch:  loss -> gradient -> clip -> AdamW -> average the weights
                  the whole validation set -> best checkpoint if better -> last checkpoint -> stop early?
+
+Several processes take these steps as one (`self.team`): each goes through its share of every batch.
 """
 
 import copy
@@ -10,22 +12,26 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import cached
 
 from config.cli import run_command
 from config.schema import Config, UserError
 from generate.generate import generate
 from model.checkpoint import Bundle, load_checkpoint, model_content, save_checkpoint
+from model.device import precision, quick_products
 from trainer.batches import PAD
 from trainer.optim import WeightAverage, lr_at, make_optimizer
-from trainer.prepare import Job, describe, prepare, say
+from trainer.parallel import ALONE, Team, joined
+from trainer.prepare import Job, describe, prepare, rows_at_once, say
 from trainer.progress import Progress
+from trainer.relatives import relate, settled
 from trainer.score import Scores, score
 from utils.lock import only_run
 from utils.preprocess import Corpus, load_processed
@@ -51,6 +57,7 @@ class State:
     best_epoch: int = 0
     best_nats: float = math.inf  # nats per token on the validation tweets
     stopped_early: bool = False
+    rate_changed: bool = False  # the run went on at another learning rate than it had (train.resume)
     halvings: int = 0  # how often the memory of a GPU was too small for a batch at once
 
 
@@ -58,8 +65,11 @@ class Trainer:
     """Trains the model of a Job; `fit` is the loop."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.config, self.state = job, job.config.train, State()
+        self.job, self.config, self.team, self.state = job, job.config.train, job.team, State()
         self.model = job.model.to(job.device)
+        self.kept = copy.deepcopy(self.model).eval()  # a plain GPT, made of the averaged weights when it is needed
+        if job.relatives is not None:
+            relate(self.model, job.relatives)
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimizer = make_optimizer(self.model, self.config)
         self.steps_per_epoch = len(job.train.epoch(self.config.batch_size, seed=0, epoch=0))
@@ -67,6 +77,7 @@ class Trainer:
         self.average = WeightAverage(
             self.model, self.averaged, epochs=self.config.average_epochs, steps_per_epoch=self.steps_per_epoch
         )
+        self.dtype = precision(job.config.machine, job.device)
         self.saved_at = time.perf_counter()
 
     def fit(self) -> State:
@@ -76,6 +87,7 @@ class Trainer:
             Interrupted: Ctrl-C or SIGTERM arrived; the run has been saved and can go on.
             UserError: the loss or the gradient is no longer a finite number.
         """
+        self.team.start_alike(self.model)
         self.progress = Progress(self.total_steps, self.state.step)
         try:
             with StopSignal() as self.stop:
@@ -97,26 +109,27 @@ class Trainer:
         for rows in job.train.epoch(self.config.batch_size, **settings)[state.batch :]:
             self.update(rows, unseen)
             state.batch += 1
-            if self.stop.arrived:
+            if self.team.any(self.stop.arrived):
                 self.save_last()
-                raise Interrupted(
-                    f"saved after step {state.step}: go on with `python main.py train --train.resume true`"
-                )
+                problem = f"saved after step {state.step}: go on with `python main.py train --train.resume true`"
+                raise self.team.agreed(Interrupted(problem))
             if time.perf_counter() - self.saved_at > 60 * self.config.save_minutes:
                 self.save_last()
 
     def update(self, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
         """One step: loss on real tokens only, gradient, clipping, AdamW, average."""
         started, state = time.perf_counter(), self.state
+        if self.team.size > 1 or self.job.device.type != "cpu":  # one CPU process saves where its dropout stands
+            self.team.seed(self.config.seed, state.step)
         loss, nats = self.gradient(rows, unseen)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        if not math.isfinite(loss) or not math.isfinite(norm.item()):
-            raise UserError(
+        if not math.isfinite(loss) or not math.isfinite(state.grad_norm):
+            problem = (
                 f"the loss or its gradient is not finite at step {state.step + 1} (epoch {state.epoch + 1}); nothing "
                 "was updated and what was saved is good: try again with a lower rate, "
                 f"--train.learning_rate {self.config.learning_rate / 3:.1g} say, from the start or from the last save "
                 "(--train.resume true)"
             )
+            raise self.team.agreed(UserError(problem))
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(state.step, self.total_steps, self.config)
         self.optimizer.step()
@@ -126,24 +139,27 @@ class Trainer:
         state.tokens += count
         state.epoch_nats += nats * count
         state.epoch_tokens += count
-        state.grad_norm = norm.item()
         state.seconds += time.perf_counter() - started
         self.progress.step(loss=state.epoch_nats / state.epoch_tokens, tokens_per_second=state.tokens / state.seconds)
 
     def gradient(self, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> tuple[float, float]:
-        """Gradient of the mean loss over the real tokens of these rows; returns that loss and the plain nats.
+        """Clipped gradient of the mean loss over the real tokens of these rows; returns that loss and the plain nats.
 
-        Where a GPU's memory is too small for that, the rows go through it in smaller parts, one after another: the
-        step still learns from the same tokens.
+        The rows go through the model in `train.accumulate` parts, one after another, and where a GPU's memory is too
+        small for that in more: the step still learns from the same tokens.
 
         Raises:
             UserError: it is too small for a single row.
         """
-        state = self.state
+        state, mine, tokens = self.state, self.team.deal(rows), int(self.job.train.lengths[rows].sum())
         while True:
-            size = max(1, self.config.batch_size >> state.halvings)
+            size = max(1, rows_at_once(self.job) >> state.halvings)
             with suppress(torch.OutOfMemoryError):
-                return self.gradient_in_parts(rows.split(size), unseen)
+                sums = self.gradient_in_parts(mine.split(size) if len(mine) else (), unseen, tokens)
+                sums = self.team.add_up(self.model, sums)
+                norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+                loss, nats, state.grad_norm = torch.cat([sums, norm[None]]).tolist()  # the only wait for a GPU
+                return loss, nats
             if size == 1:
                 raise UserError(
                     "the memory of the GPU is too small for a single tweet: give a smaller --model.n_embd or "
@@ -157,25 +173,39 @@ class Trainer:
                 f"{max(1, size // 2)} at a time; a step still learns from {self.config.batch_size}, but is slower"
             )
 
-    def gradient_in_parts(self, parts: Sequence[Tensor], unseen: tuple[Tensor, Tensor]) -> tuple[float, float]:
-        """The sum of the parts' gradients, losses and nats, each by its share of the real tokens."""
-        device, counts = self.job.device, [int(self.job.train.lengths[part].sum()) for part in parts]
-        total_loss = total_nats = 0.0
+    def gradient_in_parts(self, parts: Sequence[Tensor], unseen: tuple[Tensor, Tensor], tokens: int) -> Tensor:
+        """Add up the parts' gradients, each by its share of the batch's real tokens; so their losses and nats, (2,)."""
+        device, sums = self.job.device, torch.zeros(2, device=self.job.device)
         self.optimizer.zero_grad(set_to_none=True)
-        for part, count in zip(parts, counts, strict=True):
-            batch, share = self.job.train.batch(part, unseen), count / sum(counts)
+        for part in parts:
+            batch, share = self.job.train.batch(part, unseen), int(self.job.train.lengths[part].sum()) / tokens
             real = batch.targets != PAD
-            hidden = self.model.trunk(batch.inputs.to(device))[real.to(device)]  # (N, C): no padding in the head
-            hidden = F.dropout(hidden, self.config.output_dropout)
+            places = real.flatten().nonzero()[:, 0].to(device)
             targets, index = batch.targets[real].to(device), batch.index[real].to(device)
-            loss, nats = self.job.loss(self.model.head(hidden), targets, index)
-            (loss * share).backward()
-            total_loss, total_nats = total_loss + loss.item() * share, total_nats + nats.item() * share
-        return total_loss, total_nats
+            with quick_products(device), cached():
+                with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    stream = self.model.trunk(batch.inputs.to(device)).flatten(0, 1)
+                    hidden = stream.index_select(0, places)  # (N, C): no padding in the head
+                    logits = self.model.head(F.dropout(hidden, self.config.output_dropout))
+                loss, nats = self.job.loss(logits.float(), targets, index)
+                (loss * share).backward()
+            sums += torch.stack([loss.detach(), nats]) * share
+        return sums
 
     def validate(self) -> Scores:
-        """Score the whole validation set with the averaged weights; consumes no randomness."""
-        return score(self.averaged, self.job.vocabulary, self.job.val)
+        """Score the whole validation set as the model would be kept, always in float32; consumes no randomness."""
+        found = None
+        if self.team.first:
+            self.settle()
+            found = score(self.kept, self.job.vocabulary, self.job.val)
+        return self.team.from_first(found)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make the model that is kept: the averaged weights, sums of relatives added up, rare tokens put right."""
+        self.kept.load_state_dict(settled(self.averaged))
+        if self.job.calibration and self.kept.head_bias is not None:
+            self.kept.head_bias.add_(self.job.calibration.offsets(self.kept).to(self.job.device))
 
     def end_epoch(self) -> None:
         """Validate, keep the best, decide whether to stop, save."""
@@ -185,7 +215,8 @@ class Trainer:
         better = scores.nats_per_token < state.best_nats
         if better:
             state.best_epoch, state.best_nats = state.epoch, scores.nats_per_token
-            save_checkpoint(self.job.folder / "best_model.pth", self.content(scores))
+            if self.team.first:
+                save_checkpoint(self.job.folder / "best_model.pth", self.content(scores))
         state.stopped_early = state.epoch - state.best_epoch >= self.config.patience
         self.record(scores)
         self.progress.say(
@@ -195,7 +226,7 @@ class Trainer:
         )
         state.epoch_nats, state.epoch_tokens = 0.0, 0
         self.save_last()
-        if self.job.on_epoch:
+        if self.job.on_epoch and self.team.first:
             self.job.on_epoch(self.bundle(), state.epoch, self.progress.say)
 
     def record(self, scores: Scores) -> None:
@@ -213,11 +244,11 @@ class Trainer:
         self.job.log.write(**values)
 
     def bundle(self) -> Bundle:
-        """The averaged model with all that belongs to it."""
-        return Bundle(self.averaged, self.job.tokenizer, self.job.vocabulary, self.job.config, {})
+        """The model as of the last validation, with all that belongs to it."""
+        return Bundle(self.kept, self.job.tokenizer, self.job.vocabulary, self.job.config, {})
 
     def content(self, scores: Scores) -> dict[str, Any]:
-        """What best_model.pth holds: the averaged weights and the facts of this epoch."""
+        """What best_model.pth holds: the model as it was validated and the facts of this epoch."""
         info = {
             "epoch": self.state.epoch,
             "step": self.state.step,
@@ -227,7 +258,7 @@ class Trainer:
             "val_bits_per_byte": scores.bits_per_byte,
             "split_hash": self.job.split_hash,
         }
-        return model_content(self.averaged, self.job.vocabulary, self.job.config, info)
+        return model_content(self.kept, self.job.vocabulary, self.job.config, info)
 
     def save_last(self) -> None:
         """Save all that is needed to go on as if nothing had happened."""
@@ -237,10 +268,12 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
             "random": torch.get_rng_state(),  # dropout's
+            "processes": self.team.size,
             "config": self.job.config.to_dict(),
             "split_hash": self.job.split_hash,
         }
-        save_checkpoint(self.job.folder / "last_model.pth", run)
+        if self.team.first:
+            save_checkpoint(self.job.folder / "last_model.pth", run)
         self.saved_at = time.perf_counter()
 
     def resume(self) -> None:
@@ -255,7 +288,8 @@ class Trainer:
             raise UserError(f"{path} can't be resumed: it holds a model, not a training run")
         if run["split_hash"] != self.job.split_hash:
             raise UserError(f"{path} was trained on other tweets or another split: start anew without --train.resume")
-        ours, free = self.job.config.to_dict(), {"resume", "sample_every", "save_minutes", "learning_rate"}
+        ours = self.job.config.to_dict()
+        free = {"resume", "sample_every", "save_minutes", "learning_rate", "accumulate"}
         if (began := run["config"]["train"]["learning_rate"]) != self.config.learning_rate:
             say(f"The learning rate's peak is {self.config.learning_rate} from here on; the run began with {began}")
         for section in ("model", "train"):
@@ -265,20 +299,28 @@ class Trainer:
                         f"{section}.{key} is {ours[section].get(key)!r}, but the run began with {before!r}: "
                         "go on with the settings it began with, or start anew without --train.resume"
                     )
+        if (before := run.get("processes", 1)) != self.team.size:
+            say(f"The run began with {before} process(es) and goes on with {self.team.size}: dropout's course differs")
         self.model.load_state_dict(run["model"])
         self.averaged.load_state_dict(run["averaged"])
         self.optimizer.load_state_dict(run["optimizer"])
         self.state = State(**run["state"])
+        self.state.rate_changed |= began != self.config.learning_rate
         torch.set_rng_state(run["random"])
 
 
-def train(config: Config, corpus: Corpus) -> State:
+def train(config: Config, corpus: Corpus, team: Team = ALONE) -> State:
     """Train on these tweets, or go on with a run (`train.resume`); says what it does on standard error.
 
     Every `train.sample_every` epochs a tweet from nothing is shown and logged: one can watch it learn to write.
     """
-    job = prepare(config, corpus)
-    trainer = Trainer(job)
+    with team.together():
+        job = prepare(config, corpus, team=team)
+        trainer = Trainer(job)
+        if config.train.resume:
+            trainer.resume()
+    alike = {"settings": (config.train, job.config.model), "tweets": job.split_hash, "checkpoint": trainer.state.step}
+    team.check_alike(alike)
 
     def show_sample(bundle: Bundle, epoch: int, say: Callable[[str], None]) -> None:
         if config.train.sample_every and epoch % config.train.sample_every == 0:
@@ -288,23 +330,21 @@ def train(config: Config, corpus: Corpus) -> State:
             job.log.write(step=trainer.state.step, epoch=epoch, sample=text)
 
     job.on_epoch = show_sample
-    if config.train.resume:
-        trainer.resume()
     print(describe(job), file=sys.stderr)
     return trainer.fit()
 
 
 def run(config: Config, arguments: Namespace) -> None:
     """`python main.py train`."""
-    corpus = load_processed(config.paths)
-    with only_run(config.paths.checkpoints):
-        state = train(config, corpus)
-    why = "validation stopped improving" if state.stopped_early else "all epochs done"
-    print(
-        f"{why}; best at epoch {state.best_epoch} with {state.best_nats:.4f} nats per token, "
-        f"kept in {config.paths.best_model}",
-        file=sys.stderr,
-    )
+    with joined() as team, ExitStack() as held:
+        with team.together():
+            corpus = load_processed(config.paths)
+            if team.first:
+                held.enter_context(only_run(config.paths.checkpoints))
+        state = train(config, corpus, team)
+        why = "validation stopped improving" if state.stopped_early else "all epochs done"
+        best = f"best at epoch {state.best_epoch} with {state.best_nats:.4f} nats per token"
+        print(f"{why}; {best}, kept in {config.paths.best_model}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""Shared vectors: who shares, that sums are what they say, and that a plain model is left."""
+
+import copy
+from functools import cache
+
+import torch
+
+from config.cli import parse
+from model.tokenizer import load_tokenizer
+from model.transformer import GPT
+from model.vocabulary import Vocabulary
+from tests.conftest import TINY
+from trainer.relatives import groups_of, relate, settled, stem
+
+CONFIG = parse("train", TINY)[0].model
+TOKENIZER = load_tokenizer()
+TEXT = "rocket Rocket. The rockets land; landing is hard, Land"
+
+
+@cache
+def vocabulary() -> Vocabulary:
+    """That of one line."""
+    return Vocabulary.build(CONFIG, TOKENIZER, [TOKENIZER.encode(TEXT)])
+
+
+def row(text: str) -> int:
+    """The row of a token."""
+    (index,) = TOKENIZER.encode(text)
+    return int(vocabulary().row_of[index])
+
+
+def test_forms_share_a_word_and_endings_a_stem() -> None:
+    groups = groups_of(vocabulary(), TOKENIZER)
+    word, stems = groups[:, 0].tolist(), groups[:, 1].tolist()
+    assert word[row("rocket")] == word[row(" Rocket")] > 0 == word[row(" rockets")]
+    assert stems[row("rocket")] == stems[row(" Rocket")] == stems[row(" rockets")] > 0
+    assert word[row(" land")] == word[row(" Land")] > 0 == word[row(" landing")]
+    assert stems[row(" land")] == stems[row(" landing")] == stems[row(" Land")] != stems[row("rocket")]
+    assert word[row(" hard")] == stems[row(" hard")] == 0  # nobody to share with
+    assert not groups[vocabulary().is_shared].any()
+    assert sorted(set(groups.flatten().tolist())) == list(range(int(groups.max()) + 1))
+
+
+def test_stems() -> None:
+    found = [stem(word) for word in (b"rockets", b"rocket", b"landing", b"landed", b"land", b"as", b"bed", b"")]
+    assert found == [b"rocket", b"rocket", b"land", b"land", b"land", b"as", b"bed", b""]
+
+
+def test_a_row_is_the_sum_of_its_own_and_its_groups() -> None:
+    torch.manual_seed(0)
+    model, groups = GPT(CONFIG, vocabulary().num_rows), groups_of(vocabulary(), TOKENIZER)
+    relate(model, groups)
+    own, shared = dict(model.named_parameters())["wte.parametrizations.weight.original"], None
+    for name, parameter in model.named_parameters():
+        shared = parameter if name.endswith(".shared") else shared
+    assert shared is not None
+    for place, (word, family) in enumerate(groups.tolist()):
+        expected = own[place] + sum((shared[group] for group in (word, family) if group), torch.zeros_like(own[0]))
+        torch.testing.assert_close(model.wte.weight[place], expected)
+    model.wte.weight[row("rocket")].sum().backward()
+    assert shared.grad is not None
+    touched = shared.grad.abs().sum(1).nonzero()[:, 0].tolist()
+    assert touched == sorted(groups[row("rocket")].tolist())
+
+
+def test_what_is_left_is_a_plain_gpt_with_the_same_logits() -> None:
+    torch.manual_seed(0)
+    plain = GPT(CONFIG, vocabulary().num_rows).eval()
+    model = copy.deepcopy(plain)
+    relate(model, groups_of(vocabulary(), TOKENIZER))
+    for parameter in model.parameters():
+        parameter.data += torch.randn_like(parameter) / 3
+    assert settled(model).keys() == plain.state_dict().keys()
+    plain.load_state_dict(settled(model))
+    rows = torch.randint(vocabulary().num_rows, (3, 9))
+    torch.testing.assert_close(plain(rows), model(rows))
+
+
+def test_without_relatives_a_model_is_itself() -> None:
+    model = GPT(CONFIG, 10)
+    assert all(torch.equal(value, settled(model)[name]) for name, value in model.state_dict().items())
