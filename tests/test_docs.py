@@ -46,7 +46,7 @@ def test_code_that_is_shown_stands_in_the_file(path: str, name: str, code: str) 
 
 def test_every_step_shows_its_code() -> None:
     steps = re.split(r"^## \d+\. ", TEXT, flags=re.MULTILINE)[1:]
-    assert len(steps) == 8 and len(SHOWN) == TEXT.count("```python")
+    assert len(steps) == 9 and len(SHOWN) == TEXT.count("```python")
     assert all("```python" in step and "*Try:*" in step for step in steps)
 
 

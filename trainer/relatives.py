@@ -34,7 +34,7 @@ class Relatives(nn.Module):
 
     def __init__(self, groups: Tensor, width: int) -> None:
         super().__init__()
-        self.register_buffer("groups", groups)
+        self.register_buffer("groups", groups, persistent=False)
         self.shared = nn.Parameter(STD * torch.randn(int(groups.max()) + 1, width))  # the first is never used
 
     def forward(self, own: Tensor) -> Tensor:

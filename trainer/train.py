@@ -66,10 +66,10 @@ class Trainer:
 
     def __init__(self, job: Job) -> None:
         self.job, self.config, self.team, self.state = job, job.config.train, job.team, State()
-        self.model = job.model.to(job.device)
-        self.kept = copy.deepcopy(self.model).eval()  # a plain GPT, made of the averaged weights when it is needed
+        self.kept = copy.deepcopy(job.model).to(job.device).eval()  # a plain GPT: the averaged weights, made ready
         if job.relatives is not None:
-            relate(self.model, job.relatives)
+            relate(job.model, job.relatives)
+        self.model = job.model.to(job.device)
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimizer = make_optimizer(self.model, self.config)
         self.steps_per_epoch = len(job.train.epoch(self.config.batch_size, seed=0, epoch=0))
