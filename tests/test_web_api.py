@@ -248,6 +248,7 @@ def test_every_error_is_openais(http: httpx.Client) -> None:
         ("POST", "/v1/models", 405),
         ("GET", "/v1/completions", 405),
         ("DELETE", "/health", 405),
+        ("QUERY", "/health", 405),
     ):
         answer = http.request(method, path)
         assert answer.status_code == status and path in answer.json()["error"]["message"]

@@ -22,7 +22,7 @@ from trainer.batches import Rows, framed
 from trainer.calibrate import Calibration, make_calibration
 from trainer.losses import Loss, cross_entropy, soft_cross_entropy
 from trainer.parallel import ALONE, NoLog, Team
-from trainer.relatives import groups_of
+from trainer.relatives import groups_of, settled
 from trainer.tokens import Tokens
 from utils.preprocess import Corpus, Tweet
 from utils.run_log import RunLog, write_facts
@@ -241,10 +241,11 @@ def facts(job: Job, corpus: Corpus) -> dict[str, object]:
 def describe(job: Job) -> str:
     """One line on what is about to be trained."""
     model, team = job.config.model, f"{job.team.size} processes, each on " if job.team.size > 1 else ""
+    parameters = sum(part.numel() for part in settled(job.model).values())
     return (
         f"Training {model.n_layer} layers x {model.n_embd} wide, {model.n_head} heads, "
         f"{job.vocabulary.num_rows:,} rows: "
-        f"{job.model.num_parameters():,} parameters on {job.train.num_predictions:,} tokens of "
+        f"{parameters:,} parameters on {job.train.num_predictions:,} tokens of "
         f"{len(job.train.num_bytes):,} tweets ({team}{job.device}, {torch.get_num_threads()} threads, "
         f"about {step_bytes(job) / 1e6:,.0f} MB of memory for a step)"
     )

@@ -44,6 +44,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
             textcoords="offset points",
             xytext=(-8, 22),
             ha="right",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},  # the n-gram's line may run behind it
             arrowprops={"arrowstyle": "-", "color": VALIDATION, "alpha": 0.5},
         )
         axes.grid(alpha=0.25)
