@@ -28,7 +28,7 @@ from model.tokenizer import load_tokenizer
 from trainer.baselines import measure_baselines
 from trainer.batches import Rows
 from trainer.distill import distill
-from trainer.measures import Floats, paired_difference
+from trainer.measures import paired_difference
 from trainer.score import score
 from trainer.train import train
 from utils.preprocess import Corpus, preprocess
@@ -138,36 +138,44 @@ def read(path: Path) -> list[dict[str, Any]]:
 def table(records: Sequence[dict[str, Any]]) -> str:
     """The Markdown table of all recipes, and of the baselines on the same splits."""
     lines = [
-        "| recipe | runs | parameters | best epoch | seconds | bits per byte | of the n-gram | less the n-gram (95%) |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| recipe | runs | parameters | best epoch | seconds | bits per byte | of the n-gram | less the n-gram (95%) | "
+        "less small, same splits and seeds (95%) |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    small = {(run["split"], run["seed"]): run["nats"] for run in records if run["recipe"] == "small"}
     for name in dict.fromkeys(record["recipe"] for record in records):
         runs = [record for record in records if record["recipe"] == name]
         bits = [sum(run["nats"]) / math.log(2) / sum(run["bytes"]) for run in runs]
         ratios = [bit / run["baselines"]["ngram"] for bit, run in zip(bits, runs, strict=True)]
-        paired = paired_difference(*against_ngram(runs))
+        beside_ngram = interval(runs, [run["ngram_nats"] for run in runs])
+        both = [run for run in runs if name != "small" and (run["split"], run["seed"]) in small]
+        beside_small = interval(both, [small[run["split"], run["seed"]] for run in both]) if both else ""
         middle = [statistics.median(run[key] for run in runs) for key in ("parameters", "epoch", "train_seconds")]
         lines.append(
             f"| {name} | {len(runs)} | {middle[0] / 1e6:.2f} M | {middle[1]:.0f} | {middle[2]:.0f} | {spread(bits)} | "
-            f"{spread(ratios)} | {paired['difference']:+.3f} ({paired['low']:+.3f} to {paired['high']:+.3f}) |"
+            f"{spread(ratios)} | {beside_ngram} | {beside_small} |"
         )
     splits = {record["split"]: record["baselines"] for record in records}
     for name in BASELINES:
         bits = [baselines[name] for baselines in splits.values()]
         ratios = [baselines[name] / baselines["ngram"] for baselines in splits.values()]
-        lines.append(f"| {name} | {len(bits)} | | | | {spread(bits)} | {spread(ratios)} | |")
+        lines.append(f"| {name} | {len(bits)} | | | | {spread(bits)} | {spread(ratios)} | | |")
     return "\n".join(lines)
 
 
-def against_ngram(runs: Sequence[dict[str, Any]]) -> tuple[Floats, Floats, Floats]:
-    """Nats of each validation tweet, mean over seeds, under the recipe and under the n-gram, and its bytes."""
+def interval(runs: Sequence[dict[str, Any]], others: Sequence[Sequence[float]]) -> str:
+    """Bits per byte less those of others, (tweets,) nats for each run, and the paired 95% interval over the tweets.
+
+    A validation tweet's cost is the mean over the seeds of its split.
+    """
     ours, theirs, num_bytes = [], [], []
     for split in dict.fromkeys(run["split"] for run in runs):
-        same = [run for run in runs if run["split"] == split]
-        ours.append(np.mean([run["nats"] for run in same], axis=0))
-        theirs.append(np.array(same[0]["ngram_nats"]))
-        num_bytes.append(np.array(same[0]["bytes"], dtype=np.float64))
-    return np.concatenate(ours), np.concatenate(theirs), np.concatenate(num_bytes)
+        same = [(run, other) for run, other in zip(runs, others, strict=True) if run["split"] == split]
+        ours.append(np.mean([run["nats"] for run, _ in same], axis=0))
+        theirs.append(np.mean([other for _, other in same], axis=0))
+        num_bytes.append(np.array(same[0][0]["bytes"], dtype=np.float64))
+    found = paired_difference(np.concatenate(ours), np.concatenate(theirs), np.concatenate(num_bytes))
+    return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
 
 
 def race(records: Sequence[dict[str, Any]]) -> str:
@@ -189,9 +197,9 @@ def race(records: Sequence[dict[str, Any]]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
+    """Mean and standard deviation; one value alone has none."""
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
 
 
 def main() -> None:
