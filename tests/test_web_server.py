@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -21,7 +22,10 @@ ROOT = Path(__file__).parents[1]
 def test_it_serves_both_and_ends_at_once_with_a_stream_open(trained: tuple[Config, Bundle]) -> None:
     config = trained[0]
     command = [sys.executable, "main.py", "serve", "--serve.port", "0", "--paths.root", config.paths.root]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    attended = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # as from a terminal, where none is
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=attended
+    )
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
     assert lines[0].startswith("Playground  http://127.0.0.1:") and "/v1 " in lines[1], process.communicate()
