@@ -61,6 +61,14 @@ def tweets() -> list[Tweet]:
 
 
 @pytest.fixture(scope="session")
+def corpus(tweets: list[Tweet]) -> Corpus:
+    """The made-up tweets, every seventh kept for validation."""
+    held = tweets[::7]
+    rest = [tweet for tweet in tweets if tweet not in held]
+    return Corpus(train=rest, val=held, info={"split": {"hash": "made-up", "train": len(rest), "val": len(held)}})
+
+
+@pytest.fixture(scope="session")
 def real_csv() -> Path:
     """The real CSV, where the environment variable ELON_TWEETS_CSV names one."""
     if not (path := os.environ.get("ELON_TWEETS_CSV")):

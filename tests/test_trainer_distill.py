@@ -40,14 +40,6 @@ QUICK += ["--generate.max_new_tokens", "12", "--distill.sampled", "1"]
 PARTS = ["usual", "teachers/member_1", "teachers/member_2", "teachers/member_3", "control", "student"]
 
 
-@pytest.fixture(scope="module")
-def corpus(tweets: list[Tweet]) -> Corpus:
-    """The made-up tweets, every seventh kept for validation."""
-    held = tweets[::7]
-    rest = [tweet for tweet in tweets if tweet not in held]
-    return Corpus(train=rest, val=held, info={"split": {"hash": "made-up", "train": len(rest), "val": len(held)}})
-
-
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that were trained, in order, as they are filled in."""

@@ -9,17 +9,9 @@ from config.schema import Config
 from model.checkpoint import load_checkpoint, save_checkpoint
 from trainer.stages import made_by_train, set_up
 from trainer.train import Trainer, train
-from utils.preprocess import Corpus, Tweet
+from utils.preprocess import Corpus
 
 SettingsOf = Callable[..., Config]
-
-
-@pytest.fixture(scope="module")
-def corpus(tweets: list[Tweet]) -> Corpus:
-    """The made-up tweets, every seventh kept for validation."""
-    held = tweets[::7]
-    rest = [tweet for tweet in tweets if tweet not in held]
-    return Corpus(train=rest, val=held, info={"split": {"hash": "made-up", "train": len(rest), "val": len(held)}})
 
 
 @pytest.fixture
