@@ -5,7 +5,7 @@ read and one to change. What a type cannot tell (a share above 1, two settings t
 in `__post_init__`.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -242,6 +242,10 @@ class GenerateConfig:
             "give a positive factor; 1 is off",
         )
         require(self.max_new_tokens >= 1, "generate.max_new_tokens", self.max_new_tokens, "give 1 or more tokens")
+
+    def unshaped(self) -> "GenerateConfig":
+        """The same, but drawing from the model's own distribution: temperature 1, nothing cut off or penalised."""
+        return replace(self, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,8 +98,8 @@ def make_calibration(
     kinds[vocabulary.row_of] = kind_of(counts, shapes, least)
     writer = Committee([], vocabulary, config=config.model, ngram=ngram, ngram_share=1.0).eval()
     author = Bundle(writer, tokenizer, vocabulary, config, {})  # type: ignore[arg-type]
-    settings = replace(config.generate, num_samples=CONTEXTS, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-    settings = replace(settings, repetition_penalty=1.0, max_new_tokens=config.model.block_size, seed=0)
+    longest = config.model.block_size
+    settings = replace(config.generate.unshaped(), num_samples=CONTEXTS, max_new_tokens=longest, seed=0)
     written = [Tweet(sample.text, sample.finish_reason == "stop") for sample in generate(author, [""], settings)]
-    contexts = Rows.encode(written, tokenizer, vocabulary, config.model.block_size)
+    contexts = Rows.encode(written, tokenizer, vocabulary, longest)
     return Calibration(kinds, taken_out(tweets, counts, shapes, least), contexts)

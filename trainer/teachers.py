@@ -227,8 +227,7 @@ def write_tweets(teachers: Teachers, count: int) -> list[Tweet]:
     config, tokenizer = setting.config, setting.tokenizer
     author = Bundle(teachers.committee(), tokenizer, setting.vocabulary, config, {})  # type: ignore[arg-type]
     together = min(WRITTEN_AT_ONCE, count)
-    as_is = replace(config.generate, num_samples=together, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-    as_is = replace(as_is, repetition_penalty=1.0, max_new_tokens=config.model.block_size)
+    as_is = replace(config.generate.unshaped(), num_samples=together, max_new_tokens=config.model.block_size)
     real = [tweet.text for tweet in (*setting.corpus.train, *setting.corpus.val)]
     copies = CopyCheck(real, [])
     written: list[Tweet] = []

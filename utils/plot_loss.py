@@ -37,16 +37,8 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
     if baseline is not None:
         right.axhline(baseline, color=BASELINE, linestyle="--", label=f"Kneser-Ney n-gram {baseline:.3f}")
     for axes, key in ((left, "val/loss"), (right, "val/bits_per_byte")):
-        axes.plot(best["epoch"], best[key], "*", color=VALIDATION, markersize=14, markeredgecolor="white")
-        axes.annotate(
-            f"best: {best[key]:.3f} at epoch {best['epoch']}",
-            (best["epoch"], best[key]),
-            textcoords="offset points",
-            xytext=(-8, 22),
-            ha="right",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},  # the n-gram's line may run behind it
-            arrowprops={"arrowstyle": "-", "color": VALIDATION, "alpha": 0.5},
-        )
+        found = f"best: {best[key]:.3f} at epoch {best['epoch']}"
+        axes.plot(best["epoch"], best[key], "*", color=VALIDATION, markersize=14, markeredgecolor="white", label=found)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
