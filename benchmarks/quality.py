@@ -37,14 +37,14 @@ from utils.preprocess import Corpus, preprocess
 RECIPES: dict[str, list[str]] = {
     "small": [],
     "small, no n-gram teacher": ["--train.ngram_weight", "0"],
-    "small, embedding decays as matrices do": ["--train.embedding_decay", "1.0"],
-    "small, dropout 0.3": ["--model.dropout", "0.3"],
-    "small, no relatives": ["--train.relatives", "false"],
-    "small, no calibration": ["--train.calibrate", "false"],
-    "small, no output bias (nor calibration)": ["--model.output_bias", "false"],
     "small, no unseen play": ["--train.unseen_rate", "0"],
+    "small, no output bias (nor calibration)": ["--model.output_bias", "false"],
+    "small, no calibration": ["--train.calibrate", "false"],
+    "small, no relatives": ["--train.relatives", "false"],
     "small, no averaging": ["--train.average_epochs", "0"],
-    "small, weight decay 0.1": ["--train.weight_decay", "0.1"],
+    "small, no weight decay": ["--train.weight_decay", "0"],
+    "small, no dropout before the head": ["--train.output_dropout", "0"],
+    "small, float32": ["--machine.precision", "f32"],
     "small, all 50,257 rows": ["--model.vocabulary", "full"],
 }
 BEST = "best"  # the student of `distill`, its teachers trained once for all seeds of a split

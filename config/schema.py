@@ -182,7 +182,6 @@ class TrainConfig:
     final_lr_fraction: float
     warmup_fraction: float
     weight_decay: float
-    embedding_decay: float
     beta1: float
     beta2: float
     grad_clip: float
@@ -204,8 +203,7 @@ class TrainConfig:
         require(fits, "train.accumulate", self.accumulate, f"give at most train.batch_size ({self.batch_size})")
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "give a positive rate")
         require(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "give a positive norm")
-        for name in ("weight_decay", "embedding_decay"):
-            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "give 0 or more")
+        require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "give 0 or more")
         require(self.average_epochs >= 0, "train.average_epochs", self.average_epochs, "give 0 (off) or more epochs")
         for name in ("final_lr_fraction", "warmup_fraction", "unseen_rate", "ngram_weight"):
             value = getattr(self, name)
@@ -301,7 +299,6 @@ class DistillConfig:
     weight: float
     temperature: float
     dropout: float
-    weight_decay: float
 
     @property
     def teachers(self) -> list[str]:
@@ -327,7 +324,6 @@ class DistillConfig:
         require(0.0 <= self.weight <= 1.0, "distill.weight", self.weight, "give a share from 0 to 1")
         require(self.temperature > 0, "distill.temperature", self.temperature, "give a positive number; 1 is as it is")
         require(0.0 <= self.dropout < 1.0, "distill.dropout", self.dropout, "give a share from 0 to below 1")
-        require(self.weight_decay >= 0, "distill.weight_decay", self.weight_decay, "give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

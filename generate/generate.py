@@ -5,6 +5,7 @@ import sys
 import time
 import zlib
 from argparse import Namespace
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -161,11 +162,15 @@ class Batch:
             self.logits = self.logits[:0]
 
 
-def write(bundle: Bundle, drafts: list[Draft]) -> Iterator[list[tuple[Draft, int]]]:
-    """Write these texts side by side; yields each step's (draft, GPT-2 id) pairs, the end mark included."""
-    batch = Batch(bundle)
-    batch.join(drafts)
-    while batch.drafts:
+def write(bundle: Bundle, drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft, int]]]:
+    """Write these texts, WIDTH at most side by side; yields each step's (draft, GPT-2 id) pairs, the end mark included.
+
+    Texts end one by one; when half of the places are empty, the next ones join.
+    """
+    batch, waiting = Batch(bundle), deque(drafts)
+    while waiting or batch.drafts:
+        if waiting and len(batch.drafts) <= WIDTH // 2:
+            batch.join([waiting.popleft() for _ in range(min(len(waiting), WIDTH - len(batch.drafts)))])
         yield batch.draw()
         batch.advance()
 
@@ -222,9 +227,8 @@ def generate(
     """
     numbers = range(settings.num_samples)
     drafts = [start(bundle, prompt, settings, settings.seed + number) for prompt in prompts for number in numbers]
-    for first in range(0, len(drafts), WIDTH):
-        for _ in write(bundle, drafts[first : first + WIDTH]):
-            pass
+    for _ in write(bundle, drafts):
+        pass
     return [finish(draft, bundle.tokenizer, copies) for draft in drafts]
 
 

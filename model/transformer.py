@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from config.schema import ModelConfig
+from model.dropout import Dropout
 
 
 class Cache:
@@ -124,7 +125,7 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(
         self, x: Tensor, *, layer: int, cache: Cache | None, positions: Tensor | None, visible: Tensor | None
@@ -147,7 +148,7 @@ class GPT(nn.Module):
         self.config = config
         self.wte = nn.Embedding(num_rows, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.head_bias = nn.Parameter(torch.zeros(num_rows)) if config.output_bias else None

@@ -24,6 +24,7 @@ hypothesis_settings.load_profile("calm")
 
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.epochs", "2"]
 TINY += ["--train.learning_rate", "0.01", "--train.sample_every", "0", "--machine.device", "cpu"]
+TINY += ["--machine.precision", "f32"]  # on every CPU the same, whether it was made for bfloat16 or not
 BROWSER = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 BROWSER += " --disable-component-update --disable-sync"
 

@@ -33,14 +33,14 @@ def test_learning_rate_of_short_and_odd_runs(settings: SettingsOf) -> None:
 
 
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(settings: SettingsOf) -> None:
-    config = settings("--train.weight_decay", "0.5", "--train.embedding_decay", "0.2")
+    config = settings("--train.weight_decay", "0.5")
     model = GPT(config.model, 30)
     optimizer = make_optimizer(model, config.train)
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert len(decays) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():
         matrix = name.endswith(".weight") and "ln_" not in name
-        expected = 0.2 if name.startswith("wte.") else 0.5 if matrix else 0.0
+        expected = 0.5 if matrix else 0.0
         assert decays[id(parameter)] == expected, name
 
 

@@ -302,8 +302,11 @@ def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for made_for_it in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, found=made_for_it: found)
         assert of("auto", "cuda") == (torch.bfloat16 if made_for_it else torch.float32)
-        assert of("auto", "cpu") == of("auto", "mps") == of("f32", "cuda") == torch.float32
+        assert of("auto", "mps") == of("f32", "cuda") == of("f32", "cpu") == torch.float32
         assert of("bf16", "cpu") == torch.bfloat16
+    for abilities, expected in (({"avx2": True}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=abilities: found)
+        assert of("auto", "cpu") == expected
     before = torch.get_float32_matmul_precision()
     for device, inside in (("cuda", "high"), ("cpu", before)):
         with quick_products(torch.device(device)):

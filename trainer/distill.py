@@ -53,7 +53,7 @@ def written_tweets(setting: Setting, teachers: Teachers, generation: int) -> lis
     """Tweets by the teachers, `distill.sampled` for each real one; written once and kept."""
     config = setting.config
     made = teaching(teachers, generation)
-    for key in ("weight", "temperature", "dropout", "weight_decay", "sampled_soft"):
+    for key in ("weight", "temperature", "dropout", "sampled_soft"):
         del made[key]
     path = config.paths.checkpoints / "teachers" / "written.pth"
     made_with = setting.made_with(replace(config, train=replace(config.train, seed=0)), distill=made)
@@ -71,9 +71,7 @@ def train_student(setting: Setting, teachers: Teachers, generation: int) -> tupl
         Its checkpoint, and the steps it was trained.
     """
     config, settings = setting.config, setting.config.distill
-    recipe = replace(config.train, ngram_weight=0.0, epochs=settings.epochs)
-    recipe = replace(recipe, weight_decay=settings.weight_decay, embedding_decay=settings.weight_decay)
-    recipe = replace(recipe, output_dropout=settings.dropout)
+    recipe = replace(config.train, ngram_weight=0.0, epochs=settings.epochs, output_dropout=settings.dropout)
     own = replace(config, train=recipe, model=replace(config.model, dropout=settings.dropout))
     last = generation == settings.generations
     path = config.paths.checkpoints / ("student.pth" if last else f"student_{generation}.pth")

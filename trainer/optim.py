@@ -9,21 +9,10 @@ from config.schema import TrainConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019); matrices and embeddings decay, biases and LayerNorm gains do not.
-
-    The tokens' embedding has a decay of its own: a matrix is learnt in every step, the row of a rare token is read in
-    few of them and yet decays in all.
-    """
-    named = list(model.named_parameters())
-    rows = [parameter for name, parameter in named if name.startswith("wte.")]
-    decay = [parameter for name, parameter in named if parameter.dim() >= 2 and not name.startswith("wte.")]
-    rest = [parameter for _, parameter in named if parameter.dim() < 2]
-    assert len(rows) + len(decay) + len(rest) == len({id(parameter) for _, parameter in named}), "in two groups"
-    groups = [
-        {"params": decay, "weight_decay": config.weight_decay},
-        {"params": rows, "weight_decay": config.embedding_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
+    """AdamW (Loshchilov & Hutter 2019); matrices and embeddings decay, biases and LayerNorm gains do not."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 

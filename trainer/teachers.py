@@ -206,7 +206,6 @@ def fine_tuned(setting: Setting, name: str) -> Bundle:
         config.train,
         epochs=settings.finetune_epochs,
         learning_rate=settings.finetune_learning_rate,
-        weight_decay=0.1,
         output_dropout=0.0,
         unseen_rate=0.0,
         ngram_weight=0.0,

@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.parametrize import cached
 
 from config.cli import run_command
 from config.schema import Config, UserError
 from generate.generate import generate
 from model.checkpoint import Bundle, load_checkpoint, model_content, save_checkpoint
-from model.device import precision, quick_products
+from model.device import keep_memory, precision, quick_products
+from model.dropout import dropout
 from trainer.batches import PAD
 from trainer.optim import WeightAverage, lr_at, make_optimizer
 from trainer.parallel import ALONE, Team, joined
@@ -65,6 +65,7 @@ class Trainer:
     """Trains the model of a Job; `fit` is the loop."""
 
     def __init__(self, job: Job) -> None:
+        keep_memory()
         self.job, self.config, self.team, self.state = job, job.config.train, job.team, State()
         self.kept = copy.deepcopy(job.model).to(job.device).eval()  # a plain GPT: the averaged weights, made ready
         if job.relatives is not None:
@@ -186,7 +187,7 @@ class Trainer:
                 with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
                     stream = self.model.trunk(batch.inputs.to(device)).flatten(0, 1)
                     hidden = stream.index_select(0, places)  # (N, C): no padding in the head
-                    logits = self.model.head(F.dropout(hidden, self.config.output_dropout))
+                    logits = self.model.head(dropout(hidden, self.config.output_dropout))
                 loss, nats = self.job.loss(logits.float(), targets, index)
                 (loss * share).backward()
             sums += torch.stack([loss.detach(), nats]) * share
