@@ -27,9 +27,11 @@ from model.checkpoint import load_bundle
 from model.tokenizer import load_tokenizer
 from trainer.baselines import measure_baselines
 from trainer.batches import Rows
-from trainer.distill import distill
+from trainer.distill import train_student
 from trainer.measures import paired_difference
 from trainer.score import score
+from trainer.stages import set_up
+from trainer.teachers import make_teachers
 from trainer.train import train
 from utils.preprocess import Corpus, preprocess
 
@@ -71,13 +73,17 @@ def run_ours(flags: Sequence[str], config: Config, corpus: Corpus, *, seed: int)
 
 def run_best(config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
     """Distill a student and score it; the teachers' training counts in its seconds where it was done here."""
-    flags = ["--paths.root", config.paths.root, "--train.seed", str(seed), "--evaluate.samples", "0"]
+    flags = ["--paths.root", config.paths.root, "--train.seed", str(seed)]
     started = time.perf_counter()
-    student = distill(parse("distill", flags)[0], corpus)["student"]
+    setting = set_up(parse("distill", flags)[0], corpus)
+    teachers = make_teachers(setting, config.paths.best_model)
+    path, _ = train_student(setting, teachers, generation=1)
+    bundle = load_bundle(path, setting.device)
     return {
-        "nats": student["nats"],
-        "parameters": student["parameters"],
-        "epoch": load_bundle(config.paths.checkpoints / "student.pth", torch.device("cpu")).info["epoch"],
+        "nats": score(bundle.model, bundle.vocabulary, setting.rows("val")).nats.tolist(),
+        "teacher_nats": score(teachers.committee(), setting.vocabulary, setting.rows("val")).nats.tolist(),  # type: ignore[arg-type]
+        "parameters": bundle.model.num_parameters(),
+        "epoch": bundle.info["epoch"],
         "train_seconds": round(time.perf_counter() - started, 1),
     }
 

@@ -10,7 +10,7 @@ from model.tokenizer import load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from tests.conftest import TINY
-from trainer.relatives import groups_of, relate, settled, stem
+from trainer.relatives import Relations, relate, relations_of, settled, shape, stem, traits
 
 CONFIG = parse("train", TINY)[0].model
 TOKENIZER = load_tokenizer()
@@ -23,6 +23,12 @@ def vocabulary() -> Vocabulary:
     return Vocabulary.build(CONFIG, TOKENIZER, [TOKENIZER.encode(TEXT)])
 
 
+def relations() -> Relations:
+    """Of its rows, by how often they stand in the line."""
+    counts = torch.bincount(vocabulary().to_rows(TOKENIZER.encode(TEXT)), minlength=vocabulary().num_rows)
+    return relations_of(vocabulary(), TOKENIZER, counts)
+
+
 def row(text: str) -> int:
     """The row of a token."""
     (index,) = TOKENIZER.encode(text)
@@ -30,7 +36,7 @@ def row(text: str) -> int:
 
 
 def test_forms_share_a_word_and_endings_a_stem() -> None:
-    groups = groups_of(vocabulary(), TOKENIZER)
+    groups = relations().groups
     word, stems = groups[:, 0].tolist(), groups[:, 1].tolist()
     assert word[row("rocket")] == word[row(" Rocket")] > 0 == word[row(" rockets")]
     assert stems[row("rocket")] == stems[row(" Rocket")] == stems[row(" rockets")] > 0
@@ -46,28 +52,55 @@ def test_stems() -> None:
     assert found == [b"rocket", b"rocket", b"land", b"land", b"land", b"as", b"bed", b""]
 
 
+def test_traits_are_of_letters_spaces_and_kinds() -> None:
+    assert traits(b" Rockets") == [b"rockets", b"rocket", b" Aa", b"7 ", b"roc", b"rock", b"s ", b"ts ", b"ets "]
+    assert traits(b"ion") == [b"ion", b"ion", b"a", b"3", b"", b"", b"n", b"", b""]
+    assert traits(b" 2023") == [b"2023", b"2023", b" 9", b"", b"", b"", b"", b"", b""]
+    assert len({len(traits(token)) for token in TOKENIZER.token_bytes}) == 1
+    assert {shape(token) for token in (b"McDonald", b"iPhone", b"!!", b"A4b")} == {b"AaAa", b"aAa", b"!!", b"A9a"}
+
+
+def test_those_who_share_a_trait_share_a_group_and_nobody_else() -> None:
+    groups = relations().groups
+    tokens = [TOKENIZER.token_bytes[index] if index >= 0 else b"" for index in vocabulary().ids.tolist()]
+    for column in range(groups.shape[1]):
+        for one, mine in enumerate(tokens):
+            for other, theirs in enumerate(tokens[:one]):
+                alike = traits(mine)[column] == traits(theirs)[column] != b""
+                together = groups[one, column] == groups[other, column] != 0
+                assert alike == bool(together), (mine, theirs, column)
+
+
+def test_a_word_seen_once_has_no_vector_of_its_own() -> None:
+    single = relations().single
+    assert not single[row(" rockets")] and not single[row(" hard")]
+    assert single[row(",")] == single[row(".")] and bool(single[row(";")])  # no words
+    assert bool(single[vocabulary().is_shared].all())
+
+
 def test_a_row_is_the_sum_of_its_own_and_its_groups() -> None:
     torch.manual_seed(0)
-    model, groups = GPT(CONFIG, vocabulary().num_rows), groups_of(vocabulary(), TOKENIZER)
-    relate(model, groups)
+    model, groups = GPT(CONFIG, vocabulary().num_rows), relations().groups
+    relate(model, relations())
     own, shared = dict(model.named_parameters())["wte.parametrizations.weight.original"], None
     for name, parameter in model.named_parameters():
         shared = parameter if name.endswith(".shared") else shared
     assert shared is not None
-    for place, (word, family) in enumerate(groups.tolist()):
-        expected = own[place] + sum((shared[group] for group in (word, family) if group), torch.zeros_like(own[0]))
+    for place, mine in enumerate(groups.tolist()):
+        alone = own[place] if relations().single[place] else torch.zeros_like(own[0])
+        expected = alone + sum((shared[group] for group in mine if group), torch.zeros_like(own[0]))
         torch.testing.assert_close(model.wte.weight[place], expected)
     model.wte.weight[row("rocket")].sum().backward()
     assert shared.grad is not None
     touched = shared.grad.abs().sum(1).nonzero()[:, 0].tolist()
-    assert touched == sorted(groups[row("rocket")].tolist())
+    assert touched == sorted(group for group in groups[row("rocket")].tolist() if group)
 
 
 def test_what_is_left_is_a_plain_gpt_with_the_same_logits() -> None:
     torch.manual_seed(0)
     plain = GPT(CONFIG, vocabulary().num_rows).eval()
     model = copy.deepcopy(plain)
-    relate(model, groups_of(vocabulary(), TOKENIZER))
+    relate(model, relations())
     for parameter in model.parameters():
         parameter.data += torch.randn_like(parameter) / 3
     assert settled(model).keys() == plain.state_dict().keys()

@@ -22,7 +22,7 @@ from trainer.batches import Rows, framed
 from trainer.calibrate import Calibration, make_calibration
 from trainer.losses import Loss, cross_entropy, soft_cross_entropy
 from trainer.parallel import ALONE, NoLog, Team
-from trainer.relatives import groups_of, settled
+from trainer.relatives import Relations, relations_of, settled
 from trainer.tokens import Tokens
 from utils.preprocess import Corpus, Tweet
 from utils.run_log import RunLog, write_facts
@@ -42,7 +42,7 @@ class Job:
         train, val: the encoded tweets.
         unseen_rows: which shared row a token seen once may play, by its own row.
         team: the processes that train together; see trainer/parallel.py.
-        relatives: (V, 2) groups of rows that share vectors while they are learnt; see trainer/relatives.py.
+        relations: which rows share vectors while they are learnt; see trainer/relatives.py.
         calibration: puts rare tokens right in the model that is kept; see trainer/calibrate.py.
         loss: what is minimised; see trainer/losses.py.
         folder: where best_model.pth and last_model.pth go.
@@ -63,7 +63,7 @@ class Job:
     split_hash: str
     device: torch.device
     team: Team = ALONE
-    relatives: Tensor | None = None
+    relations: Relations | None = None
     calibration: Calibration | None = None
     loss: Loss = cross_entropy
     on_epoch: Callable[[Bundle, int, Callable[[str], None]], None] | None = None
@@ -119,7 +119,9 @@ def prepare(
         split_hash=corpus.info["split"]["hash"],
         device=device,
         team=team,
-        relatives=groups_of(vocabulary, tokenizer) if config.train.relatives and not start else None,
+        relations=None
+        if start or not config.train.relatives
+        else relations_of(vocabulary, tokenizer, train.row_counts),
         calibration=calibration(config, train_tokens, ngram, vocabulary, tokenizer),
         loss=ngram_loss(config, train_tokens, ngram, vocabulary, device),
     )

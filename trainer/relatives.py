@@ -1,12 +1,17 @@
 """Rows that learn from their relatives: while it is trained, the embedding of a token is a sum of vectors.
 
 " rocket", "Rocket" and " Rockets" are three tokens, and 50,000 tokens of text use most of them once or twice. So each
-row is its own vector, plus one that all forms of its word share, plus one that all words of its stem share. A token
-seen once begins with what its relatives have learnt. After training the sums are added up: what is kept is a plain
-embedding table. (Sums of shared parts: Bojanowski et al. 2017, there with all letter n-grams.)
+row is its own vector, plus one for everything that it has in common with others: its word in all its forms, the stem of
+the word, how it begins and ends, its shape and its length. A token seen once begins with what its relatives have
+learnt, and if it is a word it has nothing else: a vector of its own could only learn the one place by heart. After
+training the sums are added up: what is kept is a plain embedding table. (Sums of shared parts: Bojanowski et al. 2017,
+there with all letter n-grams.)
 """
 
+import re
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,35 +22,54 @@ from model.tokenizer import Tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
 
-ENDINGS = (b"ing", b"ers", b"er", b"ed", b"es", b"ly", b"s", b"e", b"y")
+SUFFIXES = (b"ing", b"ers", b"er", b"ed", b"es", b"ly", b"s", b"e", b"y")  # what a stem has lost
 SHORTEST = 3  # letters that a stem has at least
+BEGINNINGS, ENDINGS = (3, 4), (1, 2, 3)  # letters, of words that have two more at least
+LONGEST = 8  # letters: longer words count as that long
 STD = 0.014  # of the first vectors, shared and own: a row made of two has GPT-2's 0.02
 
 
-class Relatives(nn.Module):
-    """Adds to each row, (V, C), the vectors of its groups.
+@dataclass(frozen=True)
+class Relations:
+    """Who is related to whom.
 
-    Args:
-        groups: (V, 2) the groups of each row: of its word and of its stem; 0: it has no relatives there.
-        width: C.
+    Attributes:
+        groups: (V, G) the groups of each row; 0: there it has no relatives.
+        single: (V,) whether a row has a vector of its own besides.
     """
 
     groups: Tensor
+    single: Tensor
 
-    def __init__(self, groups: Tensor, width: int) -> None:
+
+class Relatives(nn.Module):
+    """Adds to each row, (V, C), the vectors of its groups."""
+
+    groups: Tensor
+    single: Tensor
+
+    def __init__(self, relations: Relations, width: int) -> None:
         super().__init__()
-        self.register_buffer("groups", groups, persistent=False)
-        self.shared = nn.Parameter(STD * torch.randn(int(groups.max()) + 1, width))  # the first is never used
+        self.register_buffer("groups", relations.groups, persistent=False)
+        self.register_buffer("single", relations.single.float()[:, None], persistent=False)
+        members = int(relations.groups.max()) + 1
+        self.shared = nn.Parameter(STD * torch.randn(members, width))  # the first is never used
 
     def forward(self, own: Tensor) -> Tensor:
-        return own + F.embedding_bag(self.groups, self.shared, mode="sum", padding_idx=0)
+        return own * self.single + F.embedding_bag(self.groups, self.shared, mode="sum", padding_idx=0)
 
 
-def groups_of(vocabulary: Vocabulary, tokenizer: Tokenizer) -> Tensor:
-    """The groups of each row, (V, 2), numbered from 1; those with a single member are none."""
-    words = [tokenizer.token_bytes[index].strip().lower() if index >= 0 else b"" for index in vocabulary.ids.tolist()]
+def relations_of(vocabulary: Vocabulary, tokenizer: Tokenizer, counts: Tensor) -> Relations:
+    """The relations of all rows; `counts` (V,) says how often each stands in the training tweets."""
+    tokens = [tokenizer.token_bytes[index] if index >= 0 else b"" for index in vocabulary.ids.tolist()]
+    words = torch.tensor([re.search(rb"[A-Za-z]", token) is not None for token in tokens])
+    return Relations(groups_of(tokens), (counts > 1) | ~words)
+
+
+def groups_of(tokens: Sequence[bytes]) -> Tensor:
+    """The groups of each token, (V, G), numbered from 1; those with a single member are none."""
     columns, first = [], 1
-    for names in (words, [stem(word) for word in words]):
+    for names in zip(*map(traits, tokens), strict=True):
         members = Counter(name for name in names if name)
         number = {name: first + place for place, name in enumerate(n for n, count in members.items() if count > 1)}
         columns.append([number.get(name, 0) for name in names])
@@ -53,19 +77,36 @@ def groups_of(vocabulary: Vocabulary, tokenizer: Tokenizer) -> Tensor:
     return torch.tensor(columns).T.contiguous()
 
 
+def traits(token: bytes) -> list[bytes]:
+    """What a token may have in common with others, always as many; empty where it has no such trait."""
+    word, space = token.strip().lower(), token[:1] == b" "
+    plain = re.fullmatch(rb"[a-z]+", word) is not None
+    found = [word, stem(word), shape(token)]
+    found += [b"%d" % min(len(word), LONGEST) + b" " * space if plain else b""]
+    found += [word[:size] if plain and len(word) >= size + 2 else b"" for size in BEGINNINGS]
+    return found + [word[-size:] + b" " * space if plain and len(word) >= size + 2 else b"" for size in ENDINGS]
+
+
 def stem(word: bytes) -> bytes:
     """A word without its ending, roughly: what "rockets", "rocketed" and "rocket" have in common."""
-    for ending in ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= SHORTEST:
-            return word[: -len(ending)]
+    for suffix in SUFFIXES:
+        if word.endswith(suffix) and len(word) - len(suffix) >= SHORTEST:
+            return word[: -len(suffix)]
     return word
 
 
-def relate(model: GPT, groups: Tensor) -> None:
+def shape(token: bytes) -> bytes:
+    """A token with letters and digits told apart only by kind, runs as one: " Rockets" is " Aa", "2023" is "9"."""
+    for kind, pattern in ((b"a", rb"[a-z]+"), (b"A", rb"[A-Z]+"), (b"9", rb"[0-9]+")):
+        token = re.sub(pattern, kind, token)
+    return token
+
+
+def relate(model: GPT, relations: Relations) -> None:
     """Let the rows of a fresh model share vectors from here on; see `Relatives`."""
     with torch.no_grad():
         model.wte.weight.mul_(STD / 0.02)
-    parametrize.register_parametrization(model.wte, "weight", Relatives(groups, model.config.n_embd))
+    parametrize.register_parametrization(model.wte, "weight", Relatives(relations, model.config.n_embd))
 
 
 def settled(model: GPT) -> dict[str, Tensor]:

@@ -68,8 +68,8 @@ class Trainer:
         keep_memory()
         self.job, self.config, self.team, self.state = job, job.config.train, job.team, State()
         self.kept = copy.deepcopy(job.model).to(job.device).eval()  # a plain GPT: the averaged weights, made ready
-        if job.relatives is not None:
-            relate(job.model, job.relatives)
+        if job.relations is not None:
+            relate(job.model, job.relations)
         self.model = job.model.to(job.device)
         self.averaged = copy.deepcopy(self.model).eval()
         self.optimizer = make_optimizer(self.model, self.config)
