@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from benchmarks.timing import choose, clock, show, table
+from config.cli import parse
+from model.device import precision
 
 SQUARES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}
 TOKENS = 450  # in a batch of 32 tweets, about
@@ -54,10 +56,15 @@ def step_shapes() -> dict[str, list[tuple[int, int, int]]]:
     return shapes
 
 
+def makes_bf16(device: torch.device) -> bool:
+    """Whether training multiplies in bfloat16 on this device unless told otherwise."""
+    return precision(parse("train", [])[0].machine, device) == torch.bfloat16
+
+
 def measure(device: torch.device, *, seconds: float = 0.1) -> dict[str, float]:
-    """Of the threads there are: "fp32" and, on a GPU, "bf16" (the best square product, GFLOP/s), "copy" (GB/s)."""
+    """The best square product in "fp32" and, where training uses it, "bf16", GFLOP/s; and a "copy", GB/s."""
     found = {}
-    for name, dtype in [("fp32", torch.float32), ("bf16", torch.bfloat16)][: 2 if device.type == "cuda" else 1]:
+    for name, dtype in [("fp32", torch.float32), ("bf16", torch.bfloat16)][: 2 if makes_bf16(device) else 1]:
         found[name] = max(product(n, n, n, device, dtype, seconds=seconds) for n in SQUARES[device.type])
     source = torch.zeros(COPIED[device.type] // 4, device=device)
     target = torch.empty_like(source)

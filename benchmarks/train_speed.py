@@ -3,18 +3,20 @@
 Sides of one shape (--shapes, layers x width):
 
     ours          trainer.train.Trainer's steps as they are, with the default settings: a row for each token of the
-                  tweets, batches of 32 tweets. With the n-gram teacher; without it (the loss that the peers have); and
-                  without it over all 50,257 rows (the loss and the rows that the peers have)
+                  tweets, batches of 32 tweets, bfloat16 where the device is made for it. The same in float32; in
+                  float32 without n-gram teacher and relatives (the loss and the embedding that the peers have); and
+                  that over all 50,257 rows (those that the peers have, too)
     nanoGPT       its model.py and the inner loop of its train.py: 12 random windows of 64 tokens from one stream,
                   50,304 rows, dropout 0.2; with --compile also compiled
     transformers  its Trainer: GPT2LMHeadModel with 50,257 rows, 32 tweets padded to the longest, in random order
 
-float32 on a CPU, bf16 autocast for everybody on a GPU. Each side trains for --seconds at a time; sides take turns;
-median of 5. Counted are tokens that are learnt from, not padding. An epoch is as many of these as the training tweets
-have, for every side; its seconds are computed from the tokens a second. Operations are 6 a token for each parameter in
-a matrix product (12 n_layer n_embd^2, and n_embd for each row of the head), and 12 n_layer n_embd T for attention over
-the T tokens of a row (nanoGPT: of a window), as in Chowdhery et al. 2022, appendix B; the n-gram, the optimizer and
-padding count nothing. The limit is what benchmarks/limits.py finds. Prints a Markdown table and one line of JSON.
+The others use float32 on a CPU, as their own loops do, and bf16 autocast on a GPU. Each side trains for --seconds at a
+time; sides take turns; median of 5. Counted are tokens that are learnt from, not padding. An epoch is as many of these
+as the training tweets have, for every side; its seconds are computed from the tokens a second. Operations are 6 a token
+for each parameter in a matrix product (12 n_layer n_embd^2, and n_embd for each row of the head), and 12 n_layer n_embd
+T for attention over the T tokens of a row (nanoGPT: of a window), as in Chowdhery et al. 2022, appendix B; the n-gram,
+the optimizer and padding count nothing. The limit is what benchmarks/limits.py finds for the numbers that a side
+multiplies. Prints a Markdown table and one line of JSON.
 """
 
 import argparse
@@ -47,10 +49,13 @@ from utils.preprocess import Corpus, preprocess
 from utils.run_log import RunLog
 
 OURS = "ours"
+FLOAT32 = ["--machine.precision", "f32"]
+PLAIN = [*FLOAT32, "--train.ngram_weight", "0", "--train.relatives", "false"]
 VARIANTS = {
     OURS: [],
-    "ours, no teacher": ["--train.ngram_weight", "0"],
-    "ours, no teacher, all 50,257 rows": ["--train.ngram_weight", "0", "--model.vocabulary", "full"],
+    "ours, float32": FLOAT32,
+    "ours, float32, no teacher, no relatives": PLAIN,
+    "ours, float32, no teacher, no relatives, all 50,257 rows": [*PLAIN, "--model.vocabulary", "full"],
 }
 BLOCK, WINDOWS = 64, 12  # nanoGPT's
 TWEETS = 32  # in a batch, ours and transformers'
@@ -64,11 +69,13 @@ class Side:
         train: trains for about so many seconds; returns tokens learnt from, and the seconds it took.
         rows: of the head.
         reach: T of the formula above: tokens of a row, the mean over tokens.
+        numbers: "bf16" or "fp32", in which it multiplies.
     """
 
     train: Callable[[float], tuple[int, float]]
     rows: int
     reach: float
+    numbers: str
 
 
 def flops_per_token(*, n_layer: int, n_embd: int, rows: int, reach: float) -> float:
@@ -108,9 +115,6 @@ def settings(csv: Path, root: Path, *, shape: str, device: torch.device, flags: 
 def ours(config: Config, corpus: Corpus) -> Side:
     """Our trainer, without validation and saving, which the peers are spared too."""
     job = prepare(config, corpus, log=RunLog(config.paths.metrics))
-    if job.device.type == "cuda":
-        plain = job.loss
-        job.loss = lambda logits, targets, index: plain(logits.float(), targets, index)  # as autocast does for others
     trainer = Trainer(job)
     trainer.progress = Progress(trainer.total_steps, 0)
     trainer.model.train()
@@ -121,12 +125,17 @@ def ours(config: Config, corpus: Corpus) -> Side:
             unseen = job.train.playing_unseen(job.unseen_rows, rate=config.train.unseen_rate, **order)
             for rows in job.train.epoch(config.train.batch_size, **order):
                 before = trainer.state.tokens
-                with autocast(job.device):
-                    trainer.update(rows, unseen)
+                trainer.update(rows, unseen)
                 yield trainer.state.tokens - before
             trainer.state.epoch += 1
 
-    return Side(timed(steps(), job.device), job.vocabulary.num_rows, reach(job.train.lengths))
+    numbers = "bf16" if trainer.dtype == torch.bfloat16 else "fp32"
+    return Side(timed(steps(), job.device), job.vocabulary.num_rows, reach(job.train.lengths), numbers)
+
+
+def theirs(device: torch.device) -> str:
+    """The numbers that the others multiply."""
+    return "bf16" if device.type == "cuda" else "fp32"
 
 
 def reach(lengths: Tensor) -> float:
@@ -173,7 +182,7 @@ def nanogpt_side(checkout: Path, config: Config, tweets: Sequence[Sequence[int]]
     endless = steps()
     if compiled:
         next(endless)  # compiles: minutes that no turn shall have
-    return Side(timed(endless, device), NANOGPT_ROWS, BLOCK)
+    return Side(timed(endless, device), NANOGPT_ROWS, BLOCK, theirs(device))
 
 
 # ---- transformers ----------------------------------------------------------------------------------------------------
@@ -244,7 +253,8 @@ def transformers_side(config: Config, tweets: Sequence[Sequence[int]]) -> Side:
         trainer.train()
         return watch.tokens, watch.passed
 
-    return Side(train, NUM_TOKENS, reach(torch.tensor([len(tweet) - 1 for tweet in kept])))
+    lengths = torch.tensor([len(tweet) - 1 for tweet in kept])
+    return Side(train, NUM_TOKENS, reach(lengths), theirs(device))
 
 
 # ---- all of them -----------------------------------------------------------------------------------------------------
@@ -271,9 +281,15 @@ def sides_of(
 
 
 def measure(
-    sides: dict[str, Side], *, shape: str, epoch: int, ceiling: float, seconds: float, repeats: int = REPEATS
+    sides: dict[str, Side],
+    *,
+    shape: str,
+    epoch: int,
+    ceilings: dict[str, float],
+    seconds: float,
+    repeats: int = REPEATS,
 ) -> dict[str, Any]:
-    """Figures of each side: tokens a second, seconds an epoch, and the share of `ceiling` (GFLOP/s) it makes use of."""
+    """Figures of each side: tokens a second, seconds an epoch, and the share it uses of its limit in `ceilings`."""
 
     def speed(name: str) -> float:
         tokens, passed = sides[name].train(seconds)
@@ -290,7 +306,8 @@ def measure(
             "mflop_per_token": flops / 1e6,
             "tokens_per_second": speeds,
             "epoch_seconds": [epoch / value for value in speeds],
-            "share": [flops * value / 1e9 / ceiling for value in speeds],
+            "numbers": side.numbers,
+            "share": [flops * value / 1e9 / ceilings[side.numbers] for value in speeds],
         }
     return figures
 
@@ -319,18 +336,17 @@ def main() -> None:
     device, peers = choose(options.device), peers_of(options.peers)
     if "transformers" in peers and importlib.util.find_spec("accelerate") is None:
         raise SystemExit("error: --peers transformers: its Trainer needs one package more: pip install accelerate")
-    found = limits.measure(device)
-    ceiling = found["bf16" if device.type == "cuda" else "fp32"]
+    ceilings = limits.measure(device)
     rows, everything = [], {}
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as root:
             sides, epoch = sides_of(options, Path(root), shape=shape, device=device)
-            figures = measure(sides, shape=shape, epoch=epoch, ceiling=ceiling, seconds=options.seconds)
+            figures = measure(sides, shape=shape, epoch=epoch, ceilings=ceilings, seconds=options.seconds)
         rows += rows_of(shape, figures)
         everything[shape] = {"tokens_of_an_epoch": epoch, "sides": figures}
     header = ["side", "rows", "seconds an epoch", "tokens a second", "Mflop a token", "of the limit", "ours is faster"]
-    text = table(header, rows) + f"\n\nThe limit: {ceiling:,.0f} GFLOP/s."
-    show(text, {"limit_gflops": ceiling, "shapes": everything}, device)
+    limit = ", ".join(f"{ceilings[name]:,.0f} GFLOP/s in {name}" for name in ("fp32", "bf16") if name in ceilings)
+    show(f"{table(header, rows)}\n\nThe limit: {limit}.", {"limit_gflops": ceilings, "shapes": everything}, device)
 
 
 if __name__ == "__main__":

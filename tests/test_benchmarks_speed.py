@@ -102,8 +102,10 @@ def test_limits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     monkeypatch.setattr(sys, "argv", ["limits", "--seconds", "0.001", "--device", "cpu"])
     limits.main()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:6]] == [
+    quick = ["bf16 product, best, GFLOP/s"] if limits.makes_bf16(CPU) else []
+    assert [line.split("|")[1].strip() for line in lines[2 : 6 + len(quick)]] == [
         "fp32 product, best, GFLOP/s",
+        *quick,
         "copy, GB/s",
         "MLP, 16 wide, GFLOP/s",
         "head, 100 rows, 16 wide, GFLOP/s",
@@ -145,11 +147,15 @@ def sides(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
 
 
 def test_training_has_its_rows(sides: tuple[dict[str, train_speed.Side], int]) -> None:
-    figures = train_speed.measure(sides[0], shape=SHAPE, epoch=sides[1], ceiling=10.0, seconds=0.01, repeats=2)
+    ceilings = {"fp32": 10.0, "bf16": 20.0}
+    figures = train_speed.measure(sides[0], shape=SHAPE, epoch=sides[1], ceilings=ceilings, seconds=0.01, repeats=2)
     rows = train_speed.rows_of(SHAPE, figures)
     assert [row[0] for row in rows] == [f"{SHAPE}: {name}" for name in [*train_speed.VARIANTS, "nanoGPT"]]
-    assert rows[2][1] == "50,257" and rows[3][1] == "50,304"
+    assert rows[3][1] == "50,257" and rows[4][1] == "50,304"
+    assert figures["ours, float32"]["numbers"] == figures["nanoGPT"]["numbers"] == "fp32"
     for figure in figures.values():
+        share = figure["mflop_per_token"] * figure["tokens_per_second"][0] / 1e3 / ceilings[figure["numbers"]]
+        assert figure["share"][0] == pytest.approx(share)
         for speed, seconds in zip(figure["tokens_per_second"], figure["epoch_seconds"], strict=True):
             assert speed * seconds == pytest.approx(sides[1])
 
