@@ -212,12 +212,19 @@ class Memory:
         places: N.
         ngram: an n-gram's own answers at the first places, each with its tweet left out; None: there are none.
         ngram_share: its share there; the rest is what `parts` say, if anybody does.
+        dtype: in which the heads multiply.
     """
 
     def __init__(
-        self, parts: Sequence[Part], *, places: int, ngram: SoftTargets | None = None, ngram_share: float = 0.0
+        self,
+        parts: Sequence[Part],
+        *,
+        places: int,
+        ngram: SoftTargets | None = None,
+        ngram_share: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.parts, self.ngram, self.ngram_share = parts, ngram, ngram_share
+        self.parts, self.ngram, self.ngram_share, self.dtype = parts, ngram, ngram_share, dtype
         self.speaker = torch.full((places,), -1)
         self.slot = torch.zeros(places, dtype=torch.long)
         for number, part in enumerate(parts):
@@ -238,7 +245,9 @@ class Memory:
         for number, part in enumerate(self.parts):
             mine = self.speaker[here] == number
             if bool(mine.any()):
-                found[mine] = part.committee.head(part.memory[self.slot[here[mine]]]).exp().cpu()
+                with torch.autocast(index.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    said = part.committee.head(part.memory[self.slot[here[mine]]])
+                found[mine] = said.exp().cpu()
         if self.ngram is not None:
             real = here < len(self.ngram)
             alone = self.speaker[here[real]] < 0

@@ -83,6 +83,8 @@ def train_student(setting: Setting, teachers: Teachers, generation: int) -> tupl
         tweets = [*setting.corpus.train, *written]
         job.train = Rows.encode(tweets, setting.tokenizer, setting.vocabulary, block_size)
         vars(job.train)["once"] = real.once  # what the teachers write is no evidence that a token is frequent
+        if job.relations:  # but what they expect tells more of a word than the one place where it stood
+            job.relations = replace(job.relations, single=torch.ones_like(job.relations.single))
         say(f"Asking the {teachers.name} what it expects at {job.train.num_predictions:,} places")
         weight = torch.full((job.train.num_predictions,), 1.0 if settings.sampled_soft else 0.0)
         weight[: real.num_predictions] = settings.weight

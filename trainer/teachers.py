@@ -19,6 +19,7 @@ from config.schema import UserError
 from generate.copies import CopyCheck
 from generate.generate import generate
 from model.checkpoint import Bundle, load_bundle
+from model.device import precision
 from model.ngram import NGram, leave_one_out
 from model.pretrained import load_pretrained
 from trainer.batches import Rows
@@ -102,13 +103,14 @@ class Teachers:
                 parts.append(listen(self.committee(fold, ngram=False), rows, chosen))
         if not bool(real.all()):
             parts.append(listen(self.committee(), rows, (~real).nonzero()[:, 0]))
+        dtype = precision(self.setting.config.machine, self.setting.device)
         if not self.ngram:
-            return Memory(parts, places=rows.num_predictions)
+            return Memory(parts, places=rows.num_predictions, dtype=dtype)
         framed = framed_ids(corpus.train, self.setting.tokenizer)
         left_out = leave_one_out(self.ngram, framed, self.setting.vocabulary, NGRAM_TOP_K)
         others = sum(group.weight for group in self.groups if group.folds is not None)
         share = self.ngram_weight / (self.ngram_weight + others)
-        return Memory(parts, places=rows.num_predictions, ngram=left_out, ngram_share=share)
+        return Memory(parts, places=rows.num_predictions, ngram=left_out, ngram_share=share, dtype=dtype)
 
 
 def make_teachers(setting: Setting, chain: Path) -> Teachers:
