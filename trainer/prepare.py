@@ -105,7 +105,7 @@ def prepare(
     model = fresh_model(config, train, unseen_rows)
     if start:
         carry_over(start, model, vocabulary)
-    ngram = count_ngram(train_tokens)
+    ngram, related = count_ngram(train_tokens), config.train.relatives and not start
     job = Job(
         config=config,
         model=model,
@@ -119,9 +119,7 @@ def prepare(
         split_hash=corpus.info["split"]["hash"],
         device=device,
         team=team,
-        relations=None
-        if start or not config.train.relatives
-        else relations_of(vocabulary, tokenizer, train.row_counts),
+        relations=relations_of(vocabulary, tokenizer, train.row_counts) if related else None,
         calibration=calibration(config, train_tokens, ngram, vocabulary, tokenizer),
         loss=ngram_loss(config, train_tokens, ngram, vocabulary, device),
     )
