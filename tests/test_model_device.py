@@ -1,5 +1,6 @@
 """The memory that training keeps."""
 
+import mmap
 import platform
 import subprocess
 import sys
@@ -13,8 +14,8 @@ from model.device import keep_memory
 
 if sys.argv[1] == "kept":
     keep_memory()
-for turn in range(12):
-    if turn == 2:
+for turn in range(24):
+    if turn == 4:  # by then the heap has found its size
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.empty(10_000_000).fill_(1.0)  # 40 MB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -27,4 +28,5 @@ def test_kept_memory_is_not_faulted_in_again() -> None:
     for how in ("kept", "given back"):
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
         faults[how] = int(done.stdout)
-    assert faults["kept"] < 100 < 1000 < faults["given back"]
+    pages = 20 * 40_000_000 // mmap.PAGESIZE
+    assert faults["kept"] < pages / 5 and faults["given back"] > pages / 2
