@@ -17,7 +17,7 @@ if sys.argv[1] == "kept":
 for turn in range(24):
     if turn == 4:  # by then the heap has found its size
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(5_000_000).fill_(1.0)  # 20 MB
+    torch.empty(10_000_000).fill_(1.0)  # 40 MB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -28,5 +28,5 @@ def test_kept_memory_is_not_faulted_in_again() -> None:
     for how in ("kept", "given back"):
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
         faults[how] = int(done.stdout)
-    pages = 20 * 20_000_000 // mmap.PAGESIZE
+    pages = 20 * 40_000_000 // mmap.PAGESIZE
     assert faults["kept"] < pages / 5 and faults["given back"] > pages / 2
