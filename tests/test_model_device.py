@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 FAULTS = """
 import resource, sys
@@ -30,3 +31,35 @@ def test_kept_memory_is_not_faulted_in_again() -> None:
         faults[how] = int(done.stdout)
     pages = 20 * 40_000_000 // mmap.PAGESIZE
     assert faults["kept"] < pages / 5 and faults["given back"] > pages / 2
+
+
+SHAPES = """
+import os, sys
+import torch
+from model.device import keep_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+if sys.argv[1] == "few":
+    keep_memory()
+weight = torch.randn(8000, 64, dtype=torch.bfloat16)
+for number in range(500, 0, -1):  # the largest first, so that no later one needs more room
+    torch.randn(number, 64, dtype=torch.bfloat16) @ weight.T
+    if number == 300:
+        before = resident()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(
+    not (sys.platform == "linux" and torch.cpu.get_capabilities().get("avx512_bf16")),
+    reason="oneDNN may do these products in another way",
+)
+def test_products_of_many_shapes_do_not_fill_the_memory() -> None:
+    grown = {}
+    for how in ("few", "all"):
+        done = subprocess.run([sys.executable, "-c", SHAPES, how], capture_output=True, text=True, check=True)
+        grown[how] = int(done.stdout)
+    assert grown["few"] < grown["all"] / 4
