@@ -43,7 +43,6 @@ RECIPES: dict[str, list[str]] = {
     "small, no output bias (nor calibration)": ["--model.output_bias", "false"],
     "small, no calibration": ["--train.calibrate", "false"],
     "small, no relatives": ["--train.relatives", "false"],
-    "small, no averaging": ["--train.average_epochs", "0"],
     "small, no weight decay": ["--train.weight_decay", "0"],
     "small, no dropout before the head": ["--train.output_dropout", "0"],
     "small, float32": ["--machine.precision", "f32"],

@@ -185,7 +185,6 @@ class TrainConfig:
     beta1: float
     beta2: float
     grad_clip: float
-    average_epochs: float
     output_dropout: float
     relatives: bool
     calibrate: bool
@@ -204,7 +203,6 @@ class TrainConfig:
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "give a positive rate")
         require(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "give a positive norm")
         require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "give 0 or more")
-        require(self.average_epochs >= 0, "train.average_epochs", self.average_epochs, "give 0 (off) or more epochs")
         for name in ("final_lr_fraction", "warmup_fraction", "unseen_rate", "ngram_weight"):
             value = getattr(self, name)
             require(0.0 <= value <= 1.0, f"train.{name}", value, "give a share from 0 to 1")

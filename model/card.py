@@ -14,7 +14,7 @@ from model.checkpoint import Bundle
 from model.tokenizer import END_TEXT
 
 Table = Iterable[tuple[str, str]]
-RECIPE = ["epochs", "batch_size", "learning_rate", "weight_decay", "average_epochs"]
+RECIPE = ["epochs", "batch_size", "learning_rate", "weight_decay"]
 RECIPE += ["output_dropout", "unseen_rate", "ngram_weight"]
 
 
@@ -153,7 +153,7 @@ def recipe(bundle: Bundle) -> str:
     rows = [(f"train.{key}", f"{getattr(train, key)}") for key in RECIPE]
     rows += [("model.dropout", f"{model.dropout}"), ("model.vocabulary", model.vocabulary)]
     rows += [("kept epoch", f"{bundle.info.get('epoch', '?')}"), ("updates", f"{bundle.info.get('step', 0):,}")]
-    return table(("setting", "value"), rows) + "\n\nAdamW, and an exponential average of the weights."
+    return table(("setting", "value"), rows) + "\n\nOptimiser: AdamW."
 
 
 def evaluation_text(found: dict[str, Any]) -> str:

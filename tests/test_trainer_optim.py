@@ -1,15 +1,12 @@
-"""The learning rate's course, parameter groups, and the average of the weights."""
+"""The learning rate's course and parameter groups."""
 
-import math
 from collections.abc import Callable
 
 import pytest
-import torch
-from torch import nn
 
 from config.schema import Config
 from model.transformer import GPT
-from trainer.optim import WeightAverage, lr_at, make_optimizer
+from trainer.optim import lr_at, make_optimizer
 
 SettingsOf = Callable[..., Config]
 
@@ -42,22 +39,3 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(settings: Setti
         matrix = name.endswith(".weight") and "ln_" not in name
         expected = 0.5 if matrix else 0.0
         assert decays[id(parameter)] == expected, name
-
-
-def test_average_follows_the_closed_form() -> None:
-    live, mean = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-    average = WeightAverage(live, mean, epochs=2, steps_per_epoch=10)
-    decay, expected = math.exp(-1 / 20), 0.0
-    for step in range(400):
-        value = math.sin(step)
-        live.weight.data.fill_(value)
-        average.update(step)
-        share = min(decay, step / (step + 10))
-        expected = share * expected + (1 - share) * value
-    assert mean.weight.item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_average_can_be_switched_off() -> None:
-    live, mean = nn.Linear(2, 2), nn.Linear(2, 2)
-    WeightAverage(live, mean, epochs=0, steps_per_epoch=10).update(50)
-    assert torch.equal(live.weight, mean.weight) and torch.equal(live.bias, mean.bias)

@@ -176,8 +176,7 @@ def test_two_processes_take_the_steps_of_one(flags_in: Flags) -> None:
     assert codes == [0, 0]
     assert losses(one) == pytest.approx(losses(two), abs=1e-5) and len(losses(one)) == 4
     assert losses(one)[0] - losses(one)[-1] > 0.2
-    for part in ("model", "averaged"):
-        assert close(saved(one, part), saved(two, part), 1e-5)
+    assert close(saved(one, "model"), saved(two, "model"), 1e-5)
     assert files(one) == files(two)
     both = (read_log(of(one).paths.metrics), read_log(of(two).paths.metrics))
     for key in ("step", "tokens", "train/loss", "grad_norm"):
@@ -201,8 +200,7 @@ def test_a_signal_to_one_ends_both_and_resuming_is_bit_equal(
     parts += ["--train.resume", "true"]
     codes, lines = team(parts)
     assert codes == [0, 0] and not any("dropout's course" in line for line in lines)
-    for part in ("model", "averaged"):
-        assert close(saved(whole, part), saved(parts, part), 0.0)
+    assert close(saved(whole, "model"), saved(parts, "model"), 0.0)
     assert losses(whole) == losses(parts) and files(whole) == files(parts)
 
     alone(fewer)

@@ -1,9 +1,9 @@
-"""Parameter groups, the learning rate's course, and the average of the weights."""
+"""Parameter groups and the learning rate's course."""
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from config.schema import TrainConfig
 
@@ -27,21 +27,3 @@ def lr_at(step: int, total_steps: int, config: TrainConfig) -> float:
     progress = (step - warmup) / max(1, total_steps - 1 - warmup)
     share = config.final_lr_fraction + (1 - config.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
     return config.learning_rate * share
-
-
-class WeightAverage:
-    """An exponential moving average of a model's weights over about `epochs` epochs (Polyak & Juditsky 1992).
-
-    The last few hundred noisy steps agree better with unseen tweets together than any one of them does.
-    """
-
-    def __init__(self, model: nn.Module, averaged: nn.Module, *, epochs: float, steps_per_epoch: int) -> None:
-        self.live: list[Tensor] = list(model.parameters())
-        self.mean: list[Tensor] = list(averaged.parameters())
-        self.decay = math.exp(-1.0 / (epochs * steps_per_epoch)) if epochs > 0 else 0.0
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after update `step` (from 0); early on, the average is over the few steps there are."""
-        decay = min(self.decay, step / (step + 10.0))
-        torch._foreach_lerp_(self.mean, self.live, 1.0 - decay)

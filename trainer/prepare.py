@@ -48,7 +48,7 @@ class Job:
         folder: where best_model.pth and last_model.pth go.
         log: receives the measurements.
         split_hash: tells which tweets were validation, so that nobody evaluates on what was trained on.
-        on_epoch: called after an epoch with the averaged model, the epoch's number and a way to say something.
+        on_epoch: called after an epoch with the model that is kept, the epoch's number and a way to say something.
     """
 
     config: Config
@@ -259,9 +259,9 @@ def rows_at_once(job: Job) -> int:
 def step_bytes(job: Job) -> int:
     """About the most memory that training takes in a process beside the program and the tweets, bytes.
 
-    Weights, gradients, AdamW's two moments and the average, 4 bytes each, and with several processes their message;
-    of the longest rows at once the logits, their gradient and what a loss keeps, and in every layer about 32 vectors a
-    place (measured) that the gradient needs.
+    Weights, gradients, AdamW's two moments and the model that is kept, 4 bytes each, and with several processes their
+    message; of the longest rows at once the logits, their gradient and what a loss keeps, and in every layer about 32
+    vectors a place (measured) that the gradient needs.
     """
     model, longest = job.model.config, job.train.lengths.topk(min(rows_at_once(job), len(job.train.lengths)))
     logits = 3 * int(longest.values.sum()) * job.vocabulary.num_rows

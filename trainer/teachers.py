@@ -211,7 +211,6 @@ def fine_tuned(setting: Setting, name: str) -> Bundle:
         output_dropout=0.0,
         unseen_rate=0.0,
         ngram_weight=0.0,
-        average_epochs=0.0,
     )
     model = replace(config.model, init_from=name, vocabulary="full", dropout=0.1, output_bias=False)
     own = replace(config, train=recipe, model=model)

@@ -1,6 +1,6 @@
 """The only training loop: training, fine-tuning and distillation all come through `fit`.
 
-for each epoch:  for each batch:  loss -> gradient -> clip -> AdamW -> average the weights
+for each epoch:  for each batch:  loss -> gradient -> clip -> AdamW
                  the whole validation set -> best checkpoint if better -> last checkpoint -> stop early?
 
 Several processes take these steps as one (`self.team`): each goes through its share of every batch.
@@ -27,7 +27,7 @@ from model.checkpoint import Bundle, load_checkpoint, model_content, save_checkp
 from model.device import keep_memory, precision, quick_products
 from model.dropout import dropout
 from trainer.batches import PAD
-from trainer.optim import WeightAverage, lr_at, make_optimizer
+from trainer.optim import lr_at, make_optimizer
 from trainer.parallel import ALONE, Team, joined
 from trainer.prepare import Job, describe, prepare, rows_at_once, say
 from trainer.progress import Progress
@@ -67,17 +67,13 @@ class Trainer:
     def __init__(self, job: Job) -> None:
         keep_memory()
         self.job, self.config, self.team, self.state = job, job.config.train, job.team, State()
-        self.kept = copy.deepcopy(job.model).to(job.device).eval()  # a plain GPT: the averaged weights, made ready
+        self.kept = copy.deepcopy(job.model).to(job.device).eval()  # a plain GPT: the weights, made ready
         if job.relations is not None:
             relate(job.model, job.relations)
         self.model = job.model.to(job.device)
-        self.averaged = copy.deepcopy(self.model).eval()
         self.optimizer = make_optimizer(self.model, self.config)
         self.steps_per_epoch = len(job.train.epoch(self.config.batch_size, seed=0, epoch=0))
         self.total_steps = self.steps_per_epoch * self.config.epochs
-        self.average = WeightAverage(
-            self.model, self.averaged, epochs=self.config.average_epochs, steps_per_epoch=self.steps_per_epoch
-        )
         self.dtype = precision(job.config.machine, job.device)
         self.saved_at = time.perf_counter()
 
@@ -118,7 +114,7 @@ class Trainer:
                 self.save_last()
 
     def update(self, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
-        """One step: loss on real tokens only, gradient, clipping, AdamW, average."""
+        """One step: loss on real tokens only, gradient, clipping, AdamW."""
         started, state = time.perf_counter(), self.state
         if self.team.size > 1 or self.job.device.type != "cpu":  # one CPU process saves where its dropout stands
             self.team.seed(self.config.seed, state.step)
@@ -134,7 +130,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(state.step, self.total_steps, self.config)
         self.optimizer.step()
-        self.average.update(state.step)
         count = int(self.job.train.lengths[rows].sum())
         state.step += 1
         state.tokens += count
@@ -203,8 +198,8 @@ class Trainer:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Make the model that is kept: the averaged weights, sums of relatives added up, rare tokens put right."""
-        self.kept.load_state_dict(settled(self.averaged))
+        """Make the model that is kept: the weights as they stand, sums of relatives added up, rare tokens put right."""
+        self.kept.load_state_dict(settled(self.model))
         if self.job.calibration and self.kept.head_bias is not None:
             self.kept.head_bias.add_(self.job.calibration.offsets(self.kept).to(self.job.device))
 
@@ -265,7 +260,6 @@ class Trainer:
         """Save all that is needed to go on as if nothing had happened."""
         run = {
             "model": self.model.state_dict(),
-            "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
             "random": torch.get_rng_state(),  # dropout's
@@ -303,7 +297,6 @@ class Trainer:
         if (before := run.get("processes", 1)) != self.team.size:
             say(f"The run began with {before} process(es) and goes on with {self.team.size}: dropout's course differs")
         self.model.load_state_dict(run["model"])
-        self.averaged.load_state_dict(run["averaged"])
         self.optimizer.load_state_dict(run["optimizer"])
         self.state = State(**run["state"])
         self.state.rate_changed |= began != self.config.learning_rate
