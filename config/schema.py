@@ -289,6 +289,7 @@ class DistillConfig:
     member_epochs: int
     cross_fit: bool
     epochs: int
+    batch_size: int
     generations: int
     finetune_epochs: int
     finetune_learning_rate: float
@@ -310,7 +311,7 @@ class DistillConfig:
         if self.weights is not None:
             fits = len(self.weights) == len(self.teachers) and all(weight > 0 for weight in self.weights)
             require(fits, "distill.weights", self.weights, "give one positive number for each of distill.teacher")
-        for name in ("members", "member_epochs", "epochs", "generations", "finetune_epochs"):
+        for name in ("members", "member_epochs", "epochs", "batch_size", "generations", "finetune_epochs"):
             require(getattr(self, name) >= 1, f"distill.{name}", getattr(self, name), "give 1 or more")
         fits = self.members >= 2 or not self.cross_fit or "ensemble" not in self.teachers
         require(fits, "distill.members", self.members, "give 2 or more, or --distill.cross_fit false")

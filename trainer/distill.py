@@ -22,7 +22,7 @@ from config.cli import run_command
 from config.schema import TEACHERS as KINDS
 from config.schema import Config
 from generate.copies import CopyCheck
-from model.checkpoint import save_checkpoint
+from model.checkpoint import load_bundle, save_checkpoint
 from model.transformer import GPT
 from trainer import measures
 from trainer.batches import Rows
@@ -53,7 +53,7 @@ def written_tweets(setting: Setting, teachers: Teachers, generation: int) -> lis
     """Tweets by the teachers, `distill.sampled` for each real one; written once and kept."""
     config = setting.config
     made = teaching(teachers, generation)
-    for key in ("weight", "temperature", "dropout", "sampled_soft"):
+    for key in ("epochs", "batch_size", "weight", "temperature", "dropout", "sampled_soft"):
         del made[key]
     path = config.paths.checkpoints / "teachers" / "written.pth"
     made_with = setting.made_with(replace(config, train=replace(config.train, seed=0)), distill=made)
@@ -64,14 +64,24 @@ def written_tweets(setting: Setting, teachers: Teachers, generation: int) -> lis
     return written
 
 
-def train_student(setting: Setting, teachers: Teachers, generation: int) -> tuple[Path, int]:
+def train_student(setting: Setting, teachers: Teachers, generation: int, start: Path) -> tuple[Path, int]:
     """The student: the model of the settings, taught; the n-gram of train.ngram_weight is left to the teachers.
 
+    Args:
+        start: what it begins as: a model that was trained with the setting's own recipe. It has learnt much of what
+            the teachers know already, and its steps here can go to the rest.
+
     Returns:
-        Its checkpoint, and the steps it was trained.
+        Its checkpoint, and the steps it was trained from there.
     """
     config, settings = setting.config, setting.config.distill
-    recipe = replace(config.train, ngram_weight=0.0, epochs=settings.epochs, output_dropout=settings.dropout)
+    recipe = replace(
+        config.train,
+        ngram_weight=0.0,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        output_dropout=settings.dropout,
+    )
     own = replace(config, train=recipe, model=replace(config.model, dropout=settings.dropout))
     last = generation == settings.generations
     path = config.paths.checkpoints / ("student.pth" if last else f"student_{generation}.pth")
@@ -83,14 +93,14 @@ def train_student(setting: Setting, teachers: Teachers, generation: int) -> tupl
         tweets = [*setting.corpus.train, *written]
         job.train = Rows.encode(tweets, setting.tokenizer, setting.vocabulary, block_size)
         vars(job.train)["once"] = real.once  # what the teachers write is no evidence that a token is frequent
-        if job.relations:  # but what they expect tells more of a word than the one place where it stood
-            job.relations = replace(job.relations, single=torch.ones_like(job.relations.single))
+        job.model.load_state_dict(load_bundle(start, setting.device).model.state_dict())
+        job.relations = None  # their sums are in the rows that it begins with
         say(f"Asking the {teachers.name} what it expects at {job.train.num_predictions:,} places")
         weight = torch.full((job.train.num_predictions,), 1.0 if settings.sampled_soft else 0.0)
         weight[: real.num_predictions] = settings.weight
         job.loss = distillation(teachers.memory(job.train), weight=weight, temperature=settings.temperature)
 
-    made_with = setting.made_with(own, distill=teaching(teachers, generation))
+    made_with = setting.made_with(own, distill=teaching(teachers, generation), start=setting.made_with(config))
     steps = train_once(setting, own, setting.corpus, path=path, log=log, made_with=made_with, adapt=teach)
     return path, steps
 
@@ -164,7 +174,8 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
     usual = train_usual(setting) if config.train.ngram_weight or "chain" in config.distill.teachers else None
     chain = usual[0] if usual else config.paths.best_model
     teachers = make_teachers(setting, chain)
-    lines["control"], costs["control"] = model_line(setting, *train_control(setting))
+    control = train_control(setting)
+    lines["control"], costs["control"] = model_line(setting, *control)
     if usual and config.train.ngram_weight:
         lines["usual"], costs["usual"] = model_line(setting, *usual)
     for generation in range(1, config.distill.generations + 1):
@@ -178,7 +189,7 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
                 f"The teacher ({taught:.3f} bits per byte) is no better than the student without one ({alone:.3f}): "
                 "there is little to be learnt from it. Going on."
             )
-        chain, steps = train_student(setting, teachers, generation)
+        chain, steps = train_student(setting, teachers, generation, (usual or control)[0])
     lines["student"], costs["student"] = model_line(setting, chain, steps)
     num_bytes = setting.rows("val").num_bytes.double().numpy()
     for who in lines.keys() - {"control"}:

@@ -47,7 +47,10 @@ def verdict(result: dict[str, Any]) -> list[str]:
             f"{percent(student['real_ngram8_in_train'])}."
         )
     if abs(student["steps"] - control["steps"]) > 0.05 * control["steps"]:  # fuller batches alone make a few less
-        sentences.append(f"Not at equal steps: {student['steps']:,} and {control['steps']:,}; one stopped early.")
+        sentences.append(
+            f"Not at equal steps: the student took {student['steps']:,} after those of the model it began as, the one "
+            f"without a teacher {control['steps']:,}."
+        )
     return sentences
 
 
