@@ -27,7 +27,7 @@ from model.checkpoint import load_bundle
 from model.tokenizer import load_tokenizer
 from trainer.baselines import measure_baselines
 from trainer.batches import Rows
-from trainer.distill import train_student, train_usual
+from trainer.distill import train_student
 from trainer.measures import paired_difference
 from trainer.score import score
 from trainer.stages import set_up
@@ -75,9 +75,8 @@ def run_best(config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
     flags = ["--paths.root", config.paths.root, "--train.seed", str(seed)]
     started = time.perf_counter()
     setting = set_up(parse("distill", flags)[0], corpus)
-    start, _ = train_usual(setting)
-    teachers = make_teachers(setting, start)
-    path, _ = train_student(setting, teachers, 1, start)
+    teachers = make_teachers(setting, config.paths.best_model)
+    path, _ = train_student(setting, teachers, generation=1)
     bundle = load_bundle(path, setting.device)
     return {
         "nats": score(bundle.model, bundle.vocabulary, setting.rows("val")).nats.tolist(),

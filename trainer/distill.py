@@ -22,7 +22,7 @@ from config.cli import run_command
 from config.schema import TEACHERS as KINDS
 from config.schema import Config
 from generate.copies import CopyCheck
-from model.checkpoint import load_bundle, save_checkpoint
+from model.checkpoint import save_checkpoint
 from model.transformer import GPT
 from trainer import measures
 from trainer.batches import Rows
@@ -64,15 +64,11 @@ def written_tweets(setting: Setting, teachers: Teachers, generation: int) -> lis
     return written
 
 
-def train_student(setting: Setting, teachers: Teachers, generation: int, start: Path) -> tuple[Path, int]:
+def train_student(setting: Setting, teachers: Teachers, generation: int) -> tuple[Path, int]:
     """The student: the model of the settings, taught; the n-gram of train.ngram_weight is left to the teachers.
 
-    Args:
-        start: what it begins as: a model that was trained with the setting's own recipe. It has learnt much of what
-            the teachers know already, and its steps here can go to the rest.
-
     Returns:
-        Its checkpoint, and the steps it was trained from there.
+        Its checkpoint, and the steps it was trained.
     """
     config, settings = setting.config, setting.config.distill
     recipe = replace(
@@ -93,14 +89,14 @@ def train_student(setting: Setting, teachers: Teachers, generation: int, start: 
         tweets = [*setting.corpus.train, *written]
         job.train = Rows.encode(tweets, setting.tokenizer, setting.vocabulary, block_size)
         vars(job.train)["once"] = real.once  # what the teachers write is no evidence that a token is frequent
-        job.model.load_state_dict(load_bundle(start, setting.device).model.state_dict())
-        job.relations = None  # their sums are in the rows that it begins with
+        if job.relations:  # but what they expect tells more of a word than the one place where it stood
+            job.relations = replace(job.relations, single=torch.ones_like(job.relations.single))
         say(f"Asking the {teachers.name} what it expects at {job.train.num_predictions:,} places")
         weight = torch.full((job.train.num_predictions,), 1.0 if settings.sampled_soft else 0.0)
         weight[: real.num_predictions] = settings.weight
         job.loss = distillation(teachers.memory(job.train), weight=weight, temperature=settings.temperature)
 
-    made_with = setting.made_with(own, distill=teaching(teachers, generation), start=setting.made_with(config))
+    made_with = setting.made_with(own, distill=teaching(teachers, generation))
     steps = train_once(setting, own, setting.corpus, path=path, log=log, made_with=made_with, adapt=teach)
     return path, steps
 
@@ -174,8 +170,7 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
     usual = train_usual(setting) if config.train.ngram_weight or "chain" in config.distill.teachers else None
     chain = usual[0] if usual else config.paths.best_model
     teachers = make_teachers(setting, chain)
-    control = train_control(setting)
-    lines["control"], costs["control"] = model_line(setting, *control)
+    lines["control"], costs["control"] = model_line(setting, *train_control(setting))
     if usual and config.train.ngram_weight:
         lines["usual"], costs["usual"] = model_line(setting, *usual)
     for generation in range(1, config.distill.generations + 1):
@@ -189,7 +184,7 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
                 f"The teacher ({taught:.3f} bits per byte) is no better than the student without one ({alone:.3f}): "
                 "there is little to be learnt from it. Going on."
             )
-        chain, steps = train_student(setting, teachers, generation, (usual or control)[0])
+        chain, steps = train_student(setting, teachers, generation)
     lines["student"], costs["student"] = model_line(setting, chain, steps)
     num_bytes = setting.rows("val").num_bytes.double().numpy()
     for who in lines.keys() - {"control"}:

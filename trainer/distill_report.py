@@ -48,8 +48,8 @@ def verdict(result: dict[str, Any]) -> list[str]:
         )
     if abs(student["steps"] - control["steps"]) > 0.05 * control["steps"]:  # fuller batches alone make a few less
         sentences.append(
-            f"Not at equal steps: the student took {student['steps']:,} after those of the model it began as, the one "
-            f"without a teacher {control['steps']:,}."
+            f"Not at equal steps: the student took {student['steps']:,}, the one without a teacher "
+            f"{control['steps']:,}."
         )
     return sentences
 
