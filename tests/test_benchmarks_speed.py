@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks import generate_speed, limits, rivals, startup, timing, train_speed
+from benchmarks import generate_speed, limits, rivals, same_curves, startup, timing, train_speed
 from model.tokenizer import END, load_tokenizer
+from tests.conftest import TINY
 from trainer.batches import PAD
 from trainer.prepare import framed_ids
 from trainer.train import Trainer
@@ -251,3 +252,13 @@ def test_startup_has_its_rows_and_verdicts() -> None:
 def test_startup_runs_what_it_times(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no checkpoint at"):
         startup.python("main.py", "generate", "Tesla will", "--paths.root", str(tmp_path))
+
+
+def test_curves_without_a_speed_up_are_compared_seed_by_seed() -> None:
+    options = argparse.Namespace(csv=same_curves.SAMPLE, flags=[*TINY, "--train.epochs", "1"])
+    found = {name: [same_curves.in_a_process(name, 0, options)] for name in (same_curves.ALL, "fused AdamW")}
+    assert found["fused AdamW"][0]["curve"] != found[same_curves.ALL][0]["curve"]  # it was switched off
+    found = {same_curves.ALL: found[same_curves.ALL], "a": found[same_curves.ALL], "b": found["fused AdamW"]}
+    alike, otherwise = same_curves.rows_of(found)[1:]
+    assert len(found[same_curves.ALL][0]["curve"]) == 2 and alike[-1] == "equal to the last bit"
+    assert otherwise[-1].startswith("at most 0.")
