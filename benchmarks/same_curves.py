@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from benchmarks.startup import ROOT, SAMPLE
 from benchmarks.timing import choose, show, spread, table
 from config.cli import parse
 from utils.preprocess import preprocess
 from utils.run_log import read_log
 
-ROOT = Path(__file__).parents[1]
-SAMPLE = ROOT / "data" / "sample_tweets.csv"
 ALL = "nothing"
 
 

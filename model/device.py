@@ -51,9 +51,8 @@ def precision(config: MachineConfig, device: torch.device) -> torch.dtype:
 
 
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of mallopt, in glibc's malloc.h
-
-
 PRODUCTS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of oneDNN, and of torch's layer above it
+SHAPES_KEPT = 64  # more than a step multiplies
 
 
 def keep_memory() -> None:
@@ -64,7 +63,7 @@ def keep_memory() -> None:
     the last 1,024 shapes that it multiplied; batches hardly ever have the same, so a step's own are enough.
     """
     for name in PRODUCTS_KEPT:
-        os.environ.setdefault(name, "64")
+        os.environ.setdefault(name, str(SHAPES_KEPT))
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)

@@ -255,7 +255,7 @@ def test_startup_runs_what_it_times(tmp_path: Path) -> None:
 
 
 def test_curves_without_a_speed_up_are_compared_seed_by_seed() -> None:
-    options = argparse.Namespace(csv=same_curves.SAMPLE, flags=[*TINY, "--train.epochs", "1"])
+    options = argparse.Namespace(csv=startup.SAMPLE, flags=[*TINY, "--train.epochs", "1"])
     found = {name: [same_curves.in_a_process(name, 0, options)] for name in (same_curves.ALL, "fused AdamW")}
     assert found["fused AdamW"][0]["curve"] != found[same_curves.ALL][0]["curve"]  # it was switched off
     found = {same_curves.ALL: found[same_curves.ALL], "a": found[same_curves.ALL], "b": found["fused AdamW"]}
