@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from config.schema import Config
-from model.transformer import GPT, Attention, Block
+from model.transformer import GPT, Attention, Block, attend
 
 V = 61
 SettingsOf = Callable[..., Config]
@@ -127,6 +127,24 @@ def test_dropout_acts_only_in_training(settings: SettingsOf) -> None:
     assert not torch.equal(model(rows), model(rows))
     model.eval()
     assert torch.equal(model(rows), model(rows))
+
+
+def test_attention_trained_in_bfloat16_is_only_rounded_to_it() -> None:
+    q, k, v, g = torch.randn(4, 2, 3, 9, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    sides = []
+    for dtype in (torch.bfloat16, torch.float64):
+        given = [part.detach().to(dtype).requires_grad_() for part in (q, k, v)]
+        if dtype == torch.bfloat16:
+            with torch.autocast("cpu", torch.bfloat16):
+                y = attend(*given, visible=None, causal=True, dropout=0.0)
+        else:
+            scores = given[0] @ given[1].transpose(2, 3) / 8**0.5
+            y = scores.masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf).softmax(-1) @ given[2]
+        assert y.dtype == dtype
+        y.backward(g.to(dtype))
+        sides.append([y, *(part.grad for part in given)])
+    for ours, exact in zip(*sides, strict=True):
+        torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=2**-8)
 
 
 def test_start_is_gpt2s(settings: SettingsOf) -> None:
