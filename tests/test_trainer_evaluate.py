@@ -175,12 +175,14 @@ def learnt(settings: Callable[..., Config], root: Path, corpus: Corpus) -> Confi
 def test_a_planted_leak_is_seen(settings: Callable[..., Config], tmp_path: Path) -> None:
     known, unseen = nonsense(90, seed=0), nonsense(30, seed=1)
     info: dict[str, Any] = {"split": {"train": 90, "val": 30, "hash": "0123456789abcdef"}}
+    info["rules"] = [{"rule": "tidy", "dropped": 7, "kept": 200}, {"rule": "duplicates", "dropped": 80, "kept": 120}]
     clean, leaked = Corpus(known, unseen, info), Corpus([*known, *unseen], unseen, info)
     honest = learnt(settings, tmp_path / "honest", clean)
     cheat = learnt(settings, tmp_path / "cheat", leaked)
 
     before = evaluate(honest, clean).result
     assert before["memorisation"]["real_exact_copies"] == before["memorisation"]["real_ngram8_in_train"] == 0
+    assert before["memorisation"]["real_repeats"] == 80 / 200
     assert before["memorisation"]["gap"]["low"] > 0
     assert "leak" not in "\n".join(before["verdict"])
 

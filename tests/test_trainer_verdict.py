@@ -18,6 +18,7 @@ GOOD: dict[str, Any] = {
     "memorisation": {
         "exact_copies": 0.01,
         "real_exact_copies": 0.0,
+        "real_repeats": 0.126,
         "ngram8_in_train": 0.01,
         "real_ngram8_in_train": 0.01,
         "ngram8_excess": {"difference": 0.0, "low": -0.01, "high": 0.01},
@@ -32,6 +33,7 @@ GOOD_SAYS = [
     "It is hardly over-fitted",
     "It knows where to stop: 99.0%",
     "It does not copy more than people do",
+    "1.0% of its tweets are training tweets word for word, short ones included; of the real ones 13% repeated",
     "hardly tells them from real ones",
 ]
 
@@ -90,6 +92,10 @@ def test_no_gap_is_no_leak_while_nothing_is_learnt() -> None:
 
 def test_no_gap_of_a_foreign_model_is_no_leak() -> None:
     assert "leak" not in said({"memorisation.gap": NO_GAP, "model.kind": "hugging_face"})
+
+
+def test_repeats_that_nobody_counted_are_not_mentioned() -> None:
+    assert "short ones included." in said({"memorisation.real_repeats": math.nan})
 
 
 def test_no_samples_and_too_few_for_a_classifier() -> None:

@@ -175,6 +175,7 @@ def evaluate(config: Config, corpus: Corpus) -> Evaluation:
     result["stopping"] = measures.stopping(samples, real)
     result["memorisation"] |= measures.copying(samples, real, copies)
     result["memorisation"]["train_ngram8_in_train"] = measures.repeats_itself(train_ids, copies.span)
+    result["memorisation"]["real_repeats"] = repeats(corpus)
     result["diversity"] = measures.diversity(samples, real)
     result["notes"] = [*notes, *subject.notes]
     result["verdict"] = verdict(result)
@@ -255,6 +256,17 @@ def known_by_heart(subject: Subject, corpus: Corpus, scores: Scores) -> dict[str
         "gap": measures.difference_of_means(val, train, weights=(val_tokens, train_tokens)),
         "membership_auc": measures.auc(val / val_tokens, train / train_tokens),
     }
+
+
+def repeats(corpus: Corpus) -> float:
+    """Share of the cleaned tweets that said what an earlier one had said, before preprocessing dropped them.
+
+    The human floor of exact copies: validation tweets can't be training tweets, because duplicates are gone by then.
+    """
+    line = next((line for line in corpus.info.get("rules", ()) if line["rule"] == "duplicates"), None)
+    if line is None or not (together := line["dropped"] + line["kept"]):
+        return math.nan
+    return float(line["dropped"] / together)
 
 
 def as_floats(values: torch.Tensor) -> Floats:

@@ -116,6 +116,7 @@ def copying_table(result: dict[str, Any]) -> Section:
     found = result["memorisation"]
     rows = [
         ("is a training tweet", share(found["exact_copies"]), share(found["real_exact_copies"])),
+        ("is an earlier tweet, before duplicates were dropped", "", share(found["real_repeats"])),
         ("shares 8 tokens in a row with one", share(found["ngram8_in_train"]), share(found["real_ngram8_in_train"])),
         (
             "longest copied span, mean",

@@ -1,5 +1,6 @@
 """An evaluation in plain words. Every sentence is made from the figures, and says them."""
 
+import math
 from typing import Any
 
 LEAK_COPIES = 0.01  # share of validation tweets that are training tweets; preprocess leaves none
@@ -103,10 +104,12 @@ def copies(result: dict[str, Any]) -> list[str]:
         f"{percent(found['ngram8_in_train'])} of its tweets share 8 tokens in a row with a training tweet, "
         f"of unseen real tweets {percent(found['real_ngram8_in_train'])}"
     )
-    exact = f"{percent(found['exact_copies'])} of its tweets are training tweets word for word, short ones included."
+    exact = f"{percent(found['exact_copies'])} of its tweets are training tweets word for word, short ones included"
+    if not math.isnan(repeated := found["real_repeats"]):
+        exact += f"; of the real ones {percent(repeated)} repeated an earlier one, before duplicates were dropped"
     if excess["low"] > 0:
-        return [f"It copies more than people do: {figures}.", exact]
-    return [f"It does not copy more than people do: {figures}.", exact]
+        return [f"It copies more than people do: {figures}.", f"{exact}."]
+    return [f"It does not copy more than people do: {figures}.", f"{exact}."]
 
 
 def variety(result: dict[str, Any]) -> list[str]:
