@@ -3,6 +3,7 @@
 import copy
 from functools import cache
 
+import pytest
 import torch
 
 from config.cli import parse
@@ -10,7 +11,7 @@ from model.tokenizer import load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from tests.conftest import TINY
-from trainer.relatives import Relations, relate, relations_of, settled, shape, stem, traits
+from trainer.relatives import Relations, Relatives, relate, relations_of, settled, shape, stem, traits
 
 CONFIG = parse("train", TINY)[0].model
 TOKENIZER = load_tokenizer()
@@ -94,6 +95,26 @@ def test_a_row_is_the_sum_of_its_own_and_its_groups() -> None:
     assert shared.grad is not None
     touched = shared.grad.abs().sum(1).nonzero()[:, 0].tolist()
     assert touched == sorted(group for group in groups[row("rocket")].tolist() if group)
+
+
+@pytest.mark.parametrize("most", [0, 1, 6])
+def test_sums_and_gradients_are_those_of_a_matrix_product(most: int) -> None:
+    generator = torch.Generator().manual_seed(most)
+    groups = torch.randint(most + 1, (11, 4), generator=generator)
+    groups[3] = 0
+    part = Relatives(Relations(groups, torch.rand(11, generator=generator) < 0.5), width=5).double()
+    own = torch.randn(11, 5, dtype=torch.float64, generator=generator)
+    matrix = torch.zeros(11, len(part.shared), dtype=torch.float64)
+    for row, mine in enumerate(groups.tolist()):
+        for group in filter(None, mine):
+            matrix[row, group] += 1
+    copied = part.shared.detach().clone().requires_grad_()
+    ours, exact = part(own), own * part.single + matrix @ copied
+    torch.testing.assert_close(ours, exact)
+    weight = torch.randn(5, 11, dtype=torch.float64, generator=generator).T  # not contiguous, as gradients can be
+    (ours * weight).sum().backward()
+    (exact * weight).sum().backward()
+    torch.testing.assert_close(part.shared.grad, copied.grad)
 
 
 def test_what_is_left_is_a_plain_gpt_with_the_same_logits() -> None:

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,21 +43,59 @@ class Relations:
     single: Tensor
 
 
+class SumOfGroups(torch.autograd.Function):
+    """The sum of each row's groups, (V, C), from the vectors of the groups, (M, C).
+
+    The gradient of a group is the sum over its rows: the same sum, with the lists of who belongs to whom turned over.
+    `embedding_bag`'s own gradient sorts these lists again in every step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, shared: Tensor, groups: Tensor, of_row: Tensor, rows: Tensor, of_group: Tensor) -> Tensor:
+        """Row v's groups begin at of_row[v] in `groups` (n,), group m's rows at of_group[m] in `rows` (n,)."""
+        ctx.save_for_backward(rows, of_group)
+        return F.embedding_bag(groups, shared, of_row, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """The gradient of the groups' vectors."""
+        rows, of_group = ctx.saved_tensors
+        return F.embedding_bag(rows, grad.contiguous(), of_group, mode="sum"), None, None, None, None
+
+
 class Relatives(nn.Module):
     """Adds to each row, (V, C), the vectors of its groups."""
 
-    groups: Tensor
     single: Tensor
+    groups: Tensor
+    of_row: Tensor
+    rows: Tensor
+    of_group: Tensor
 
     def __init__(self, relations: Relations, width: int) -> None:
         super().__init__()
-        self.register_buffer("groups", relations.groups, persistent=False)
         self.register_buffer("single", relations.single.float()[:, None], persistent=False)
-        members = int(relations.groups.max()) + 1
-        self.shared = nn.Parameter(STD * torch.randn(members, width))  # the first is never used
+        size, (rows, columns) = int(relations.groups.max()) + 1, relations.groups.nonzero(as_tuple=True)
+        groups = relations.groups[rows, columns]
+        lists = {
+            "groups": groups,
+            "of_row": starts(rows, len(relations.groups)),
+            "rows": rows[groups.argsort(stable=True)],
+            "of_group": starts(groups, size),
+        }
+        for name, values in lists.items():
+            self.register_buffer(name, values, persistent=False)
+        self.shared = nn.Parameter(STD * torch.randn(size, width))  # the first is never used
 
     def forward(self, own: Tensor) -> Tensor:
-        return own * self.single + F.embedding_bag(self.groups, self.shared, mode="sum", padding_idx=0)
+        summed: Tensor = SumOfGroups.apply(self.shared, self.groups, self.of_row, self.rows, self.of_group)
+        return own * self.single + summed
+
+
+def starts(owners: Tensor, size: int) -> Tensor:
+    """Where the entries of each owner 0 ... size - 1 begin if they lie in the order of owners, (size,)."""
+    counts = torch.bincount(owners, minlength=size)
+    return counts.cumsum(0) - counts
 
 
 def relations_of(vocabulary: Vocabulary, tokenizer: Tokenizer, counts: Tensor) -> Relations:
