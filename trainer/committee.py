@@ -150,17 +150,22 @@ class Committee(nn.Module):
     def head(self, memory: Tensor) -> Tensor:
         """Log probabilities (..., V) of the next row, from what `trunk` gave (..., K)."""
         flat = memory.reshape(-1, memory.shape[-1])
+        return self.expect(flat).clamp_(min=1e-30).log_().view(*memory.shape[:-1], -1)
+
+    @torch.no_grad()
+    def expect(self, flat: Tensor) -> Tensor:
+        """Probabilities (n, V) of the next row, from what `trunk` gave at n places, (n, K)."""
         total, start = flat.new_zeros(len(flat), self.vocabulary.num_rows), 0
         for voice, share in zip(self.voices, self.shares, strict=True):
             width = voice.model.config.n_embd
             said = voice.model.head(flat[:, start : start + width].to(voice.model.wte.weight.dtype)).float().softmax(-1)
-            total += share * self.in_our_rows(said, voice.vocabulary)
+            total.add_(self.in_our_rows(said, voice.vocabulary), alpha=share)
             start += width
         if self.ngram and self.unigram is not None:
             last = flat[:, start:].long().cpu().numpy()
             counted = self.ngram.spread(self.ngram.contexts(last), self.unigram, self.vocabulary.row_of.numpy())
-            total += self.ngram_share * torch.from_numpy(counted).to(total)
-        return total.clamp(min=1e-30).log().view(*memory.shape[:-1], -1)
+            total.add_(torch.from_numpy(counted).to(total), alpha=self.ngram_share)
+        return total
 
     def in_our_rows(self, said: Tensor, vocabulary: Vocabulary) -> Tensor:
         """Probabilities (n, V) from those of a voice with another vocabulary; none is lost."""
@@ -246,8 +251,7 @@ class Memory:
             mine = self.speaker[here] == number
             if bool(mine.any()):
                 with torch.autocast(index.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    said = part.committee.head(part.memory[self.slot[here[mine]]])
-                found[mine] = said.exp().cpu()
+                    found[mine] = part.committee.expect(part.memory[self.slot[here[mine]]]).cpu()
         if self.ngram is not None:
             real = here < len(self.ngram)
             alone = self.speaker[here[real]] < 0

@@ -92,10 +92,12 @@ def distillation(teacher: Teaching, *, weight: Tensor, temperature: float) -> Lo
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         expected, share = teacher.at(index), weight[index.cpu()].to(logits.device)
+        log_probs = logits.log_softmax(-1)
+        nats, softened = F.nll_loss(log_probs, targets, reduction="none"), log_probs
         if temperature != 1.0:
             expected = (expected.clamp(min=1e-30).log() / temperature).softmax(-1)
-        nats = F.cross_entropy(logits, targets, reduction="none")
-        softened = F.cross_entropy(logits / temperature, expected, reduction="none")
-        return ((1.0 - share) * nats + share * temperature**2 * softened).mean(), nats.detach().mean()
+            softened = (logits / temperature).log_softmax(-1)
+        taught = -(expected * softened).sum(-1)
+        return ((1.0 - share) * nats + share * temperature**2 * taught).mean(), nats.detach().mean()
 
     return loss
