@@ -204,6 +204,8 @@ def test_bad_files_get_one_line(tmp_path: Path, name: str, content: bytes, messa
     with pytest.raises(UserError, match=message) as caught:
         texts_of(read_posts(path))
     assert name in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    if (descriptors := Path("/proc/self/fd")).is_dir():  # Linux; `caught` keeps alive whatever was left open
+        assert path not in [link.resolve() for link in descriptors.iterdir()]
 
 
 def test_a_folder_without_tweets(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -71,13 +71,14 @@ def zip_members(path: Path) -> list[tuple[str, Opener]]:
         UserError: it cannot be read, holds no tweets, needs a password, or looks made to do harm.
     """
     try:
-        archive = zipfile.ZipFile(path)
+        with zipfile.ZipFile(path) as archive:
+            listed = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise UserError(f"{path} is not a ZIP file that can be read ({error}): download the archive again") from None
-    for name in archive.namelist():
+    for name in (info.filename for info in listed):
         if re.match(r"[/\\]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
             raise UserError(f"{path} holds a path that climbs out of it ({name[:60]!r}): this is no archive from X")
-    members = [info for info in archive.infolist() if TWEET_FILE.fullmatch(info.filename)]
+    members = [info for info in listed if TWEET_FILE.fullmatch(info.filename)]
     if not members:
         raise UserError(f"{path} is not an X archive: it holds no data/tweets.js (nor tweet.js, tweets-part1.js)")
     if any(info.flag_bits & 1 for info in members):
@@ -85,7 +86,14 @@ def zip_members(path: Path) -> list[tuple[str, Opener]]:
     size, packed = sum(info.file_size for info in members), sum(info.compress_size for info in members)
     if size > SMALL and size > MAX_RATIO * min(packed, path.stat().st_size):
         raise UserError(f"{path} unpacks from {packed:,} to {size:,} bytes: no real archive does, so it is not opened")
-    return [(f"{path}:{info.filename}", partial(archive.open, info)) for info in members]
+    return [(f"{path}:{info.filename}", partial(member, path, info)) for info in members]
+
+
+@contextmanager
+def member(path: Path, info: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
+    """A file of a ZIP, which is open no longer than it is read."""
+    with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
+        yield stream
 
 
 def archive_posts(source: Source, members: list[tuple[str, Opener]]) -> Iterator[Post]:
