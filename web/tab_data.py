@@ -198,11 +198,12 @@ class DataTab:
             elem_id="typed",
         )
         chips = gr.HTML(tokens_view(bundle, TYPED), elem_id="chips")
-        typed.input(
+        # `input` may be told before the box has its new value, and would send the text without its last letter;
+        # two that are asked at once would be answered in any order without the queue.
+        typed.change(
             lambda text: tokens_view(bundle, text or ""),
             typed,
             chips,
-            queue=False,
             trigger_mode="always_last",
             show_progress="hidden",
             api_visibility="private",

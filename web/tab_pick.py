@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 import torch
@@ -75,19 +76,15 @@ class Picker:
         self.story = gr.State(Story([], ""))
         self.view = gr.HTML(elem_id="words", js_on_load="playground.picking(element, trigger)")
         back = gr.Button("Take the last one back", size="sm", elem_id="back")
-        quiet = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-        gr.on(
-            [prompt.input, *(control.change for control in sampling)],
-            self.show,
-            [prompt, self.story, *sampling],
-            [self.story, self.view],
-            trigger_mode="always_last",
-            **quiet,
-        )
-        both = {"inputs": [prompt, self.story, *sampling], "outputs": [prompt, self.story, self.view], **quiet}
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        self.first = (self.show, [prompt, self.story, *sampling], [self.story, self.view])
+        live = {"trigger_mode": "always_last", **quiet}
+        # Not `input`, and with the queue, for tab_data's reasons.
+        prompt.change(self.retyped, *self.first[1:], **live)
+        gr.on([control.change for control in sampling], *self.first, **live)
+        both = {"inputs": self.first[1], "outputs": [prompt, self.story, self.view], "queue": False, **quiet}
         self.view.click(self.pick, **both)
         back.click(self.take_back, **both)
-        self.first = (self.show, [prompt, self.story, *sampling], [self.story, self.view])
 
     def current(self, prompt: str, story: Story) -> Story:
         """The story, or a new one if the prompt was changed by hand."""
@@ -102,6 +99,10 @@ class Picker:
             return story, self.draw(story, sampling)
         except UserError as error:
             return story, notice(str(error))
+
+    def retyped(self, prompt: str, story: Story, *sampling: float) -> Any:
+        """The view of this prompt; nothing if it is the story's own, which a button has just shown."""
+        return gr.skip() if story.text == (prompt or "") else self.show(prompt, story, *sampling)
 
     def draw(self, story: Story, sampling: Sequence[float]) -> Markup:
         """The text so far and what may follow."""
