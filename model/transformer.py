@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from config.schema import ModelConfig
 from model.dropout import Dropout
+from model.linear import Linear, product
 
 
 class Cache:
@@ -56,19 +57,23 @@ class Cache:
             self.lengths[row] = length
         self.lengths.pop()
 
-    def positions(self, T: int) -> Tensor:
-        """Position of each of T new tokens, (B, T)."""
+    def positions(self, T: int) -> Tensor | None:
+        """Position of each of T new tokens, (B, T); None for one that has the same position in every row."""
+        if T == 1 and min(self.lengths) == max(self.lengths):
+            return None
         lengths = torch.tensor(self.lengths, device=self.store.device)
         return lengths[:, None] + torch.arange(T, device=self.store.device)
 
-    def append(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k and v (B, T, H, D) at `positions` (B, T); returns all of that layer's up to there, (B, S, H, D)."""
-        rows = torch.arange(len(self.lengths), device=k.device)[:, None]
-        keys, values = self.store[layer]
-        keys[rows, positions] = k.to(keys.dtype)
-        values[rows, positions] = v.to(values.dtype)
+    def append(self, layer: int, k: Tensor, v: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Write k and v (B, T, H, D) at `positions`; returns all of that layer's up to there, (B, S, H, D) each."""
         B, S = len(self.lengths), max(self.lengths) + k.shape[1]
-        return keys[:B, :S], values[:B, :S]
+        keys, values = self.store[layer, :, :B, :S]
+        if positions is None:
+            keys[:, -1:], values[:, -1:] = k, v
+        else:
+            rows = torch.arange(B, device=k.device)[:, None]
+            keys[rows, positions], values[rows, positions] = k.to(keys.dtype), v.to(values.dtype)
+        return keys, values
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool, dropout: float) -> Tensor:
@@ -90,8 +95,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_head = config.n_head
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
         self.dropout = config.dropout
         self.attend = attend  # generate/attention.py puts an explicit path here to see the weights
 
@@ -100,7 +105,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)  # each (B, T, H, D)
-        if cache is not None and positions is not None:
+        if cache is not None:
             k, v = cache.append(layer, k, v, positions)  # (B, S, H, D)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T or S, D)
         dropout = self.dropout if self.training else 0.0
@@ -113,8 +118,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
         self.act = nn.GELU(approximate="tanh") if config.activation == "gelu" else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -183,14 +188,12 @@ class GPT(nn.Module):
         T = rows.shape[1]
         seen = max(cache.lengths) if cache is not None else 0
         assert seen + T <= self.config.block_size, f"{seen} + {T} tokens exceed the context of {self.config.block_size}"
-        positions, visible = None, None
-        if cache is None:
-            x = self.wte(rows) + self.wpe.weight[:T]
-        else:
-            positions = cache.positions(T)
-            x = self.wte(rows) + self.wpe(positions)
-            if T > 1 or min(cache.lengths) < seen:  # else every row sees all it has, and needs no mask
-                visible = torch.arange(seen + T, device=rows.device) <= positions[:, None, :, None]  # (B, 1, T, S)
+        positions = None if cache is None else cache.positions(T)
+        place = self.wpe.weight[seen : seen + T] if positions is None else self.wpe(positions)
+        x = self.wte(rows) + place
+        visible = None  # without positions every row sees all there is, or all before it
+        if positions is not None:
+            visible = torch.arange(seen + T, device=rows.device) <= positions[:, None, :, None]  # (B, 1, T, S)
         x = self.drop(x)
         for layer, block in enumerate(self.h):
             x = block(x, layer=layer, cache=cache, positions=positions, visible=visible)
@@ -200,7 +203,7 @@ class GPT(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (..., V) from the stream (..., C): the score of a row is its embedding times the stream."""
-        return F.linear(x, self.wte.weight, self.head_bias)
+        return product(x, self.wte.weight, self.head_bias)
 
     def new_cache(self, batch_size: int) -> Cache:
         """An empty cache for `batch_size` rows, on the model's device."""
