@@ -18,6 +18,7 @@ from generate.copies import CopyCheck
 from generate.sampling import draw, filtered
 from model.checkpoint import Bundle, load_bundle
 from model.device import choose_device
+from model.linear import lay_out_for_writing
 from model.tokenizer import END, Tokenizer
 from model.transformer import Cache
 from utils.preprocess import load_processed
@@ -282,6 +283,7 @@ def ask(bundle: Bundle, settings: GenerateConfig, copies: CopyCheck | None) -> N
 def run(config: Config, arguments: Namespace) -> None:
     """`python main.py generate`."""
     bundle = load_bundle(config.paths.best_model, choose_device(config.machine))
+    lay_out_for_writing(bundle.model)
     copies = load_copy_check(config.paths, bundle.tokenizer)
     if arguments.prompt is None and sys.stdin.isatty() and not arguments.json:
         ask(bundle, config.generate, copies)

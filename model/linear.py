@@ -30,6 +30,17 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.cat([y, F.linear(x, weight[even:], None if bias is None else bias[even:])], dim=-1)
 
 
+def lay_out_for_writing(model: nn.Module) -> None:
+    """Lay weights with more outputs than inputs out column by column, if the model is on a CPU.
+
+    The numbers and shapes are the same, but torch reads them two to three times as fast for a product of few rows.
+    For a model that writes and is not saved any more: what is saved should not depend on what was done with it.
+    """
+    for weight in model.parameters():
+        if weight.dim() == 2 and weight.shape[0] > weight.shape[1] and weight.device.type == "cpu":
+            weight.data = weight.data.t().contiguous().t()
+
+
 class Linear(nn.Linear):
     """torch's, with `product`."""
 

@@ -1,12 +1,16 @@
 """The product that all cores share, against the same sum in float64."""
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
 import model.linear
-from model.linear import FEW, Linear, product
+from config.cli import parse
+from model.linear import FEW, Linear, lay_out_for_writing, product
+from model.transformer import GPT
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -44,6 +48,24 @@ def test_the_parts_are_all_there_is(monkeypatch: pytest.MonkeyPatch, cores: int)
         layer(torch.randn(2, 3, 8))
     with torch.no_grad(), pytest.raises(pytest.fail.Exception):
         layer(torch.randn(3, 3, 8))
+
+
+def test_another_layout_is_the_same_model() -> None:
+    torch.manual_seed(0)
+    settings = replace(parse("train", [])[0].model, n_layer=2, n_head=2, n_embd=16, block_size=8)
+    model, rows = GPT(settings, num_rows=40).eval(), torch.arange(6)[None]
+    attention, mlp = model.get_submodule("h.0.attn.c_attn"), model.get_submodule("h.0.mlp.c_proj")
+    before, logits = copy.deepcopy(model.state_dict()), model(rows)
+    lay_out_for_writing(model)
+    assert not model.wte.weight.is_contiguous() and not attention.get_parameter("weight").is_contiguous()
+    assert mlp.get_parameter("weight").is_contiguous()  # torch reads this one faster as it is
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    torch.testing.assert_close(model(rows), logits)
+    with torch.no_grad():
+        cache, step = model.new_cache(1), []
+        for row in rows[0]:
+            step.append(model(row.view(1, 1), cache)[0, 0])
+    torch.testing.assert_close(torch.stack(step), logits[0])
 
 
 def test_training_goes_the_usual_way() -> None:
