@@ -50,6 +50,21 @@ def no_buckets() -> None:
     batches.POOL = 1
 
 
+def loss_at_once() -> None:
+    """The loss of all of a batch's logits together."""
+    from trainer import head
+
+    head.BLOCK = 1 << 30
+
+
+def any_shape() -> None:
+    """Products of as many tokens as there are."""
+    from trainer import batches, head
+
+    head.MULTIPLE, batch = 1, batches.Rows.batch
+    vars(batches)["Rows"].batch = lambda self, rows, unseen=None, even=False: batch(self, rows, unseen)
+
+
 def plain_adamw() -> None:
     """AdamW operation by operation."""
     fused = torch.optim.AdamW
@@ -61,6 +76,8 @@ WITHOUT: dict[str, tuple[Callable[[], None], list[str]]] = {
     ALL: (lambda: None, []),
     "memory that is kept": (forget_memory, []),
     "fused AdamW": (plain_adamw, []),
+    "the head's loss block by block": (loss_at_once, []),
+    "products of few shapes": (any_shape, []),
     "bfloat16": (lambda: None, ["--machine.precision", "f32"]),
     "dropout's numbers four to a draw": (usual_dropout, []),
     "tweets of like length together": (no_buckets, []),

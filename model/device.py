@@ -52,15 +52,15 @@ def precision(config: MachineConfig, device: torch.device) -> torch.dtype:
 
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of mallopt, in glibc's malloc.h
 PRODUCTS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of oneDNN, and of torch's layer above it
-SHAPES_KEPT = 64  # more than a step multiplies
+SHAPES_KEPT = 256  # more than an epoch multiplies
 
 
 def keep_memory() -> None:
     """Let this process keep the memory that it frees, for its next step; before its first product of matrices.
 
     glibc gives large blocks back to the system at once and then gets them anew, page by page: a step of training
-    faulted 8,400 times, a sixth of its time. Other C libraries are left as they are. oneDNN keeps code and memory for
-    the last 1,024 shapes that it multiplied; batches hardly ever have the same, so a step's own are enough.
+    faulted 8,400 times, a sixth of its time. Other C libraries are left as they are. oneDNN keeps code and memory, up
+    to half a megabyte, for each of the last 1,024 shapes that it multiplied; most come once, as in validation.
     """
     for name in PRODUCTS_KEPT:
         os.environ.setdefault(name, str(SHAPES_KEPT))

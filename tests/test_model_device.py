@@ -48,9 +48,9 @@ def resident():
 if sys.argv[1] == "few":
     keep_memory()
 weight = torch.randn(8000, 64, dtype=torch.bfloat16)
-for number in range(500, 0, -1):  # the largest first, so that no later one needs more room
+for number in range(900, 0, -1):  # the largest first, so that no later one needs more room
     torch.randn(number, 64, dtype=torch.bfloat16) @ weight.T
-    if number == 300:
+    if number == 600:
         before = resident()
 print(resident() - before)
 """

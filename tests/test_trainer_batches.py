@@ -80,6 +80,19 @@ def test_little_is_padding(tweets: list[Tweet], vocabulary: Vocabulary) -> None:
     assert padded / places < 0.15
 
 
+def test_an_even_batch_has_the_same_tokens(tweets: list[Tweet], vocabulary: Vocabulary) -> None:
+    rows = Rows.encode(tweets, load_tokenizer(), vocabulary, 128)
+    widths = set()
+    for chosen in rows.epoch(3, seed=0, epoch=0):
+        plain, even = rows.batch(chosen), rows.batch(chosen, even=True)
+        width = plain.targets.shape[1]
+        widths.add(width % 2)
+        assert even.targets.shape[1] == width + width % 2 and bool((even.targets[:, width:] == PAD).all())
+        for name in ("inputs", "targets", "index"):
+            assert torch.equal(getattr(even, name)[:, :width], getattr(plain, name)), name
+    assert widths == {0, 1}
+
+
 def test_long_texts_go_on_in_further_rows(vocabulary: Vocabulary) -> None:
     tweet = Tweet("the " * 50 + "end.", True)
     rows = Rows.encode([tweet, TWEETS[0]], load_tokenizer(), vocabulary, 16)

@@ -128,7 +128,7 @@ def test_early_stopping_after_patience(settings: SettingsOf, corpus: Corpus, mon
 def test_a_broken_number_stops_before_the_update(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    job = prepare(settings(), corpus)
+    job = prepare(settings("--train.batch_size", "8"), corpus)  # a block of tokens, one call of the loss, in each step
     run = Trainer(job)
     plain, calls = job.loss, 0
 

@@ -103,9 +103,10 @@ class Rows:
         """Tokens to predict, end marks included."""
         return int(self.lengths.sum())
 
-    def places(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def places(self, rows: Tensor, *, even: bool = False) -> tuple[Tensor, Tensor]:
         """Which places of these rows' batch are real, and where in `tokens.ids` their inputs stand; both (B, T)."""
-        steps = torch.arange(int(self.lengths[rows].max()))
+        longest = int(self.lengths[rows].max())
+        steps = torch.arange(longest + longest % 2 if even else longest)
         real = steps < self.lengths[rows][:, None]
         return real, torch.where(real, self.starts[rows][:, None] + steps, 0)
 
@@ -113,9 +114,12 @@ class Rows:
         """GPT-2 ids at these places of `tokens.ids`, in the same shape."""
         return torch.from_numpy(self.tokens.ids[places.numpy()].astype(np.int64))
 
-    def batch(self, rows: Tensor, unseen: tuple[Tensor, Tensor] | None = None) -> Batch:
-        """These rows (B,) as a batch; `unseen`, from `playing_unseen`, says which tokens play the unseen."""
-        real, places = self.places(rows)
+    def batch(self, rows: Tensor, unseen: tuple[Tensor, Tensor] | None = None, *, even: bool = False) -> Batch:
+        """These rows (B,) as a batch; `unseen`, from `playing_unseen`, says which tokens play the unseen.
+
+        With `even` T is an even number: half as many shapes, for which a CPU makes code (trainer/head.py).
+        """
+        real, places = self.places(rows, even=even)
 
         def rows_at(places: Tensor) -> Tensor:
             own = self.vocabulary.row_of[self.ids_at(places)]

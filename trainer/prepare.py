@@ -20,6 +20,7 @@ from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from trainer.batches import Rows, framed
 from trainer.calibrate import Calibration, make_calibration
+from trainer.head import block_size
 from trainer.losses import Loss, cross_entropy, soft_cross_entropy
 from trainer.parallel import ALONE, NoLog, Team
 from trainer.relatives import Relations, relations_of, settled
@@ -260,11 +261,12 @@ def step_bytes(job: Job) -> int:
     """About the most memory that training takes in a process beside the program and the tweets, bytes.
 
     Weights, gradients, AdamW's two moments and the model that is kept, 4 bytes each, and with several processes their
-    message; of the longest rows at once the logits, their gradient and what a loss keeps, and in every layer about 32
-    vectors a place (measured) that the gradient needs.
+    message; of the longest rows at once the logits, and for a block of them their gradient and what a loss keeps; and
+    in every layer about 32 vectors a place (measured) that the gradient needs.
     """
     model, longest = job.model.config, job.train.lengths.topk(min(rows_at_once(job), len(job.train.lengths)))
-    logits = 3 * int(longest.values.sum()) * job.vocabulary.num_rows
+    tokens = int(longest.values.sum())
+    logits = (tokens + 3 * min(tokens, block_size(job.device))) * job.vocabulary.num_rows
     places = longest.values.numel() * int(longest.values[0])
     copies = 5 if job.team.size == 1 else 6
     return 4 * (copies * job.model.num_parameters() + logits + 32 * places * model.n_embd * model.n_layer)

@@ -27,6 +27,7 @@ from model.checkpoint import Bundle, load_checkpoint, model_content, save_checkp
 from model.device import keep_memory, precision, quick_products
 from model.dropout import dropout
 from trainer.batches import PAD
+from trainer.head import HeadLoss
 from trainer.optim import lr_at, make_optimizer
 from trainer.parallel import ALONE, Team, joined
 from trainer.prepare import Job, describe, prepare, rows_at_once, say
@@ -75,6 +76,7 @@ class Trainer:
         self.steps_per_epoch = len(job.train.epoch(self.config.batch_size, seed=0, epoch=0))
         self.total_steps = self.steps_per_epoch * self.config.epochs
         self.dtype = precision(job.config.machine, job.device)
+        self.even = self.dtype == torch.bfloat16 and job.config.model.block_size % 2 == 0
         self.saved_at = time.perf_counter()
 
     def fit(self) -> State:
@@ -174,7 +176,8 @@ class Trainer:
         device, sums = self.job.device, torch.zeros(2, device=self.job.device)
         self.optimizer.zero_grad(set_to_none=True)
         for part in parts:
-            batch, share = self.job.train.batch(part, unseen), int(self.job.train.lengths[part].sum()) / tokens
+            batch = self.job.train.batch(part, unseen, even=self.even)
+            share = int(self.job.train.lengths[part].sum()) / tokens
             real = batch.targets != PAD
             places = real.flatten().nonzero()[:, 0].to(device)
             targets, index = batch.targets[real].to(device), batch.index[real].to(device)
@@ -182,10 +185,11 @@ class Trainer:
                 with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
                     stream = self.model.trunk(batch.inputs.to(device)).flatten(0, 1)
                     hidden = stream.index_select(0, places)  # (N, C): no padding in the head
-                    logits = self.model.head(dropout(hidden, self.config.output_dropout))
-                loss, nats = self.job.loss(logits.float(), targets, index)
-                (loss * share).backward()
-            sums += torch.stack([loss.detach(), nats]) * share
+                head = self.model.wte.weight, self.model.head_bias
+                hidden = dropout(hidden, self.config.output_dropout)
+                loss, nats = HeadLoss.apply(hidden, *head, self.job.loss, targets, index, share, self.dtype)
+                loss.backward()
+            sums += torch.stack([loss.detach(), nats])
         return sums
 
     def validate(self) -> Scores:

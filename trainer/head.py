@@ -1,0 +1,89 @@
+"""The head and its loss, from the stream to the gradient, with few logits at a time in full precision."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.losses import Loss
+
+MULTIPLE = 64  # tokens: a product in bfloat16 has so many, or twice or thrice ...
+BLOCK, GPU_BLOCK = 128, 2048  # tokens whose loss is taken together; on a CPU their logits should stay in its cache
+
+
+class HeadLoss(torch.autograd.Function):
+    """The loss of the head's logits, block of tokens by block of tokens.
+
+    Forward turns the logits of each block into their gradient, in the same memory, so logits and gradients of all
+    tokens lie there once, in the numbers that are multiplied; as in Hsu et al. 2024 (Liger Kernel, arXiv 2410.10989).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        loss: Loss,
+        targets: Tensor,
+        index: Tensor,
+        share: float,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and plain nats, means over the N tokens, times `share`.
+
+        Args:
+            hidden: (N, C) of the stream.
+            weight, bias: (V, C) and (V,) of the head.
+            loss: see trainer/losses.py, whose `targets` (N,) and `index` (N,) these are.
+            share: what the means are multiplied by.
+            dtype: the numbers in which matrices are multiplied.
+        """
+        tokens, size = len(hidden), block_size(hidden.device)
+        rows, half = filled(hidden, dtype), weight.to(dtype)
+        scores = rows @ half.t() if bias is None else torch.addmm(bias.to(dtype), rows, half.t())
+        scores[tokens:] = 0
+        of_bias = None if bias is None else torch.zeros_like(bias)
+        sums = torch.zeros(2, device=hidden.device)
+        for first in range(0, tokens, size):
+            here = slice(first, min(tokens, first + size))
+            block = scores[here]  # logits, and then their gradient
+            logits = block.float().requires_grad_()
+            with torch.enable_grad():
+                means = loss(logits, targets[here], index[here])
+                value, nats = (mean * (share * len(block) / tokens) for mean in means)
+            (grad,) = torch.autograd.grad(value, logits)
+            block.copy_(grad)
+            sums += torch.stack([value.detach(), nats])
+            if of_bias is not None:
+                of_bias += grad.sum(0)
+        ctx.tokens = tokens
+        ctx.save_for_backward(rows, half, scores, of_bias)
+        value, nats = sums.unbind()
+        ctx.mark_non_differentiable(nats)
+        return value, nats
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients with respect to hidden, weight and bias."""
+        rows, half, scores, of_bias = ctx.saved_tensors
+        of_hidden, of_weight = (scores @ half)[: ctx.tokens] * grad, (scores.t() @ (rows * grad)).float()
+        return of_hidden, of_weight, None if of_bias is None else of_bias * grad, *[None] * 5
+
+
+def block_size(device: torch.device) -> int:
+    """Tokens whose loss is taken together."""
+    return BLOCK if device.type == "cpu" else GPU_BLOCK
+
+
+def filled(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows (N, C) as `dtype`, in bfloat16 with rows of zeros after them up to a multiple of MULTIPLE.
+
+    Batches hardly ever have the same number of tokens, and a CPU's library first makes code for each shape of a product
+    in bfloat16: 0.4 ms, where the product takes 0.1. That code is kept (model/device.py) if the shapes are few.
+    """
+    if dtype != torch.bfloat16:
+        return hidden.to(dtype)
+    rows = hidden.new_zeros(-(-len(hidden) // MULTIPLE) * MULTIPLE, hidden.shape[1], dtype=dtype)
+    rows[: len(hidden)] = hidden
+    return rows
