@@ -79,7 +79,7 @@ WITHOUT: dict[str, tuple[Callable[[], None], list[str]]] = {
     "the head's loss block by block": (loss_at_once, []),
     "products of few shapes": (any_shape, []),
     "bfloat16": (lambda: None, ["--machine.precision", "f32"]),
-    "dropout's numbers four to a draw": (usual_dropout, []),
+    "dropout's numbers eight to a draw": (usual_dropout, []),
     "tweets of like length together": (no_buckets, []),
 }
 

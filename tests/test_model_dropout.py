@@ -6,12 +6,12 @@ import torch
 from model.dropout import Dropout, dropout
 
 
-@pytest.mark.parametrize("p", [0.1, 0.4, 0.9])
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.4, 0.9, 0.999])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_zeroes_a_share_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    found = dropout(torch.ones(1001, 999, dtype=dtype), p)  # not a multiple of the four that share a number
-    assert (found == 0).double().mean().item() == pytest.approx(p, abs=0.002)
+    found = dropout(torch.ones(1001, 999, dtype=dtype), p)  # not a multiple of the eight that share a number
+    assert (found == 0).double().mean().item() == pytest.approx(p, abs=0.004)
     assert found.double().mean().item() == pytest.approx(1.0, rel=0.02)
     assert len(found.unique()) == 2
 
@@ -19,7 +19,7 @@ def test_zeroes_a_share_and_keeps_the_mean(p: float, dtype: torch.dtype) -> None
 def test_places_are_independent() -> None:
     torch.manual_seed(0)
     kept = (dropout(torch.ones(400_000), 0.3) > 0).double() - 0.7
-    for apart in (1, 2, 3, 4, 8):
+    for apart in (1, 2, 3, 4, 7, 8, 16):
         together = (kept[apart:] * kept[:-apart]).mean().item() / 0.21  # correlation
         assert abs(together) < 0.01, apart
 

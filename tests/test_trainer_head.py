@@ -83,7 +83,7 @@ def test_in_bfloat16_it_is_what_autocast_does() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         logits = F.linear(*torchs)
     F.cross_entropy(logits.float(), targets).backward()
-    assert value.item() == pytest.approx(F.cross_entropy(logits.float(), targets).item(), rel=1e-5)
+    assert value.item() == pytest.approx(F.cross_entropy(logits.float(), targets).item(), rel=1e-3)
     for mine, other in zip(ours, torchs, strict=True):
         assert mine.grad is not None and other.grad is not None and mine.grad.dtype == torch.float32
         assert nn.functional.cosine_similarity(mine.grad.flatten(), other.grad.flatten(), dim=0) > 0.9999

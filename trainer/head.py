@@ -41,14 +41,15 @@ class HeadLoss(torch.autograd.Function):
         """
         tokens, size = len(hidden), block_size(hidden.device)
         rows, half = filled(hidden, dtype), weight.to(dtype)
-        scores = rows @ half.t() if bias is None else torch.addmm(bias.to(dtype), rows, half.t())
+        scores = rows @ half.t()  # without the bias: torch would first write it into every row
         scores[tokens:] = 0
         of_bias = None if bias is None else torch.zeros_like(bias)
         sums = torch.zeros(2, device=hidden.device)
         for first in range(0, tokens, size):
             here = slice(first, min(tokens, first + size))
             block = scores[here]  # logits, and then their gradient
-            logits = block.float().requires_grad_()
+            logits = block.float() if bias is None else block.float().add_(bias)
+            logits.requires_grad_()
             with torch.enable_grad():
                 means = loss(logits, targets[here], index[here])
                 value, nats = (mean * (share * len(block) / tokens) for mean in means)

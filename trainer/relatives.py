@@ -89,7 +89,7 @@ class Relatives(nn.Module):
 
     def forward(self, own: Tensor) -> Tensor:
         summed: Tensor = SumOfGroups.apply(self.shared, self.groups, self.of_row, self.rows, self.of_group)
-        return own * self.single + summed
+        return torch.addcmul(summed, own, self.single)
 
 
 def starts(owners: Tensor, size: int) -> Tensor:

@@ -72,6 +72,7 @@ class Trainer:
         if job.relations is not None:
             relate(job.model, job.relations)
         self.model = job.model.to(job.device)
+        self.model.wte.sparse = job.device.type == "cpu"  # its gradient joins the head's without being made dense first
         self.optimizer = make_optimizer(self.model, self.config)
         self.steps_per_epoch = len(job.train.epoch(self.config.batch_size, seed=0, epoch=0))
         self.total_steps = self.steps_per_epoch * self.config.epochs
