@@ -89,7 +89,7 @@ class Relatives(nn.Module):
 
     def forward(self, own: Tensor) -> Tensor:
         summed: Tensor = SumOfGroups.apply(self.shared, self.groups, self.of_row, self.rows, self.of_group)
-        return torch.addcmul(summed, own, self.single)
+        return torch.addcmul(summed, own, self.single)  # own * single + summed
 
 
 def starts(owners: Tensor, size: int) -> Tensor:
