@@ -1,4 +1,4 @@
-"""The head's loss block by block, against the same over all logits at once, and against its own differences."""
+"""The head and its loss block by block, against the same over all logits at once and against autocast."""
 
 import pytest
 import torch

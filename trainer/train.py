@@ -77,7 +77,7 @@ class Trainer:
         self.steps_per_epoch = len(job.train.epoch(self.config.batch_size, seed=0, epoch=0))
         self.total_steps = self.steps_per_epoch * self.config.epochs
         self.dtype = precision(job.config.machine, job.device)
-        self.even = self.dtype == torch.bfloat16 and job.config.model.block_size % 2 == 0
+        self.even = self.dtype == torch.bfloat16 and job.config.model.block_size % 2 == 0  # few shapes: trainer/head.py
         self.saved_at = time.perf_counter()
 
     def fit(self) -> State:
