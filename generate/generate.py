@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,11 +17,11 @@ from config.cli import run_command
 from config.schema import Config, GenerateConfig, PathsConfig, UserError
 from generate.copies import CopyCheck
 from generate.sampling import draw, filtered
+from model.cache import Cache
 from model.checkpoint import Bundle, load_bundle
 from model.device import choose_device
 from model.linear import lay_out_for_writing
 from model.tokenizer import END, Tokenizer
-from model.transformer import Cache
 from utils.preprocess import load_processed
 
 MOST_BYTES = 20_000_000  # of training text to look for copies in: beyond, reading it takes longer than writing
@@ -58,7 +59,7 @@ class Draft:
     Attributes:
         prompt: what was given; `ids` are its tokens.
         new: tokens written so far, the end mark counted.
-        sampling: how its tokens are drawn; equal for drafts that are drawn alike.
+        sampling: how its tokens are drawn; the same object for drafts that are drawn together.
         uniform: its own random numbers, one for each token it may get.
         done: why it ended: "stop", "length", or as whoever ended it says; "" while it is being written.
         cut: characters of the continuation to keep, where somebody cuts it short.
@@ -90,8 +91,13 @@ def start(bundle: Bundle, prompt: str | Sequence[int], settings: GenerateConfig,
     room = min(settings.max_new_tokens, context - len(ids))
     own = zlib.crc32(f"{seed} {prompt}".encode())  # of the prompt too, else all prompts would go on alike
     uniform = torch.rand(room, generator=torch.Generator().manual_seed(own)).tolist()
-    sampling = replace(settings, num_samples=1, max_new_tokens=1, seed=0)
-    return Draft(prompt=prompt, ids=ids, new=[], seed=seed, sampling=sampling, uniform=uniform)
+    return Draft(prompt=prompt, ids=ids, new=[], seed=seed, sampling=sampling_of(settings), uniform=uniform)
+
+
+@lru_cache
+def sampling_of(settings: GenerateConfig) -> GenerateConfig:
+    """What of these settings says how a token is drawn; the same object for equal ones."""
+    return replace(settings, num_samples=1, max_new_tokens=1, seed=0)
 
 
 class Batch:
@@ -121,31 +127,35 @@ class Batch:
     @torch.inference_mode()
     def draw(self) -> list[tuple[Draft, int]]:
         """Write one token of each text; (draft, GPT-2 id) pairs, the end mark included, in the order of `drafts`."""
-        ids = [END] * len(self.drafts)
+        order, chosen = [], []
         for places in self.alike():
             drafts = [self.drafts[place] for place in places]
             sampling, seen = drafts[0].sampling, None
             if sampling.repetition_penalty != 1.0:
                 seen = seen_rows(self.bundle, drafts)
-            logits = self.logits if len(places) == len(ids) else self.logits[places]
+            together = places[-1] - places[0] + 1 == len(places)  # a slice is not copied
+            logits = self.logits[places[0] : places[-1] + 1] if together else self.logits[places]
             allowed = self.bundle.vocabulary.forbid_shared(logits.float())
             uniform = torch.tensor([draft.uniform[len(draft.new)] for draft in drafts], device=allowed.device)
-            chosen = draw(filtered(allowed, sampling, seen), uniform, temperature=sampling.temperature)
-            for place, index in zip(places, self.bundle.vocabulary.ids[chosen.cpu()].tolist(), strict=True):
-                ids[place] = index
-        for draft, index in zip(self.drafts, ids, strict=True):
+            chosen.append(draw(filtered(allowed, sampling, seen), uniform, temperature=sampling.temperature))
+            order += places
+        ids = self.bundle.vocabulary.to_ids(torch.cat(chosen).tolist()) if chosen else []
+        for place, index in zip(order, ids, strict=True):
+            draft = self.drafts[place]
             draft.new.append(index)
             if index == END:
                 draft.done = "stop"
             elif len(draft.new) == len(draft.uniform):
                 draft.done = "length"
-        return list(zip(self.drafts, ids, strict=True))
+        return [(draft, draft.new[-1]) for draft in self.drafts]
 
     def alike(self) -> Iterator[list[int]]:
         """Places whose tokens are drawn in the same way; on a CPU few at once, because its cache holds no more."""
         at_once = DRAWN_AT_ONCE if self.logits.device.type == "cpu" else max(1, len(self.drafts))
-        for sampling in {draft.sampling: None for draft in self.drafts}:
-            places = [place for place, draft in enumerate(self.drafts) if draft.sampling == sampling]
+        groups: dict[int, list[int]] = {}
+        for place, draft in enumerate(self.drafts):
+            groups.setdefault(id(draft.sampling), []).append(place)
+        for places in groups.values():
             yield from (places[first : first + at_once] for first in range(0, len(places), at_once))
 
     @torch.inference_mode()

@@ -11,69 +11,18 @@ V rows of the vocabulary.
 """
 
 import math
+from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from config.schema import ModelConfig
+from model.cache import Cache
 from model.dropout import Dropout
 from model.linear import Linear, product
-
-
-class Cache:
-    """Keys and values of the tokens a model has already read, so that each new token costs one step.
-
-    Every row may have read a different number of tokens: `lengths[b]` says how many. Lower it to forget the newest
-    (the padding behind a short prompt, say); what lies beyond is never looked at and gets overwritten.
-    """
-
-    def __init__(self, config: ModelConfig, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (config.n_layer, 2, batch_size, config.block_size, config.n_head, config.n_embd // config.n_head)
-        self.store = torch.zeros(shape, device=device, dtype=dtype)  # layer, key or value, B, S, H, D
-        self.lengths = [0] * batch_size
-
-    def keep(self, rows: list[int]) -> None:
-        """Go on with these rows only, in this order; a row may be named several times."""
-        self.store = self.store[:, :, rows]
-        self.lengths = [self.lengths[row] for row in rows]
-
-    def join(self, other: "Cache") -> None:
-        """Take the rows of another cache in, behind those that are here."""
-        here, all_rows = len(self.lengths), len(self.lengths) + len(other.lengths)
-        if all_rows > self.store.shape[2]:  # make room for more than is asked, so that this is rare
-            room = list(self.store.shape)
-            room[2] = max(all_rows, 2 * here) - here
-            self.store = torch.cat([self.store[:, :, :here], self.store.new_zeros(room)], dim=2)
-        longest = max(other.lengths)
-        self.store[:, :, here:all_rows, :longest] = other.store[:, :, : len(other.lengths), :longest]
-        self.lengths += other.lengths
-
-    def drop(self, row: int) -> None:
-        """Forget a row; the last one takes its place, so that only one is moved."""
-        length = self.lengths[-1]
-        if row != len(self.lengths) - 1:
-            self.store[:, :, row, :length] = self.store[:, :, len(self.lengths) - 1, :length]
-            self.lengths[row] = length
-        self.lengths.pop()
-
-    def positions(self, T: int) -> Tensor | None:
-        """Position of each of T new tokens, (B, T); None for one that has the same position in every row."""
-        if T == 1 and min(self.lengths) == max(self.lengths):
-            return None
-        lengths = torch.tensor(self.lengths, device=self.store.device)
-        return lengths[:, None] + torch.arange(T, device=self.store.device)
-
-    def append(self, layer: int, k: Tensor, v: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Write k and v (B, T, H, D) at `positions`; returns all of that layer's up to there, (B, S, H, D) each."""
-        B, S = len(self.lengths), max(self.lengths) + k.shape[1]
-        keys, values = self.store[layer, :, :B, :S]
-        if positions is None:
-            keys[:, -1:], values[:, -1:] = k, v
-        else:
-            rows = torch.arange(B, device=k.device)[:, None]
-            keys[rows, positions], values[rows, positions] = k.to(keys.dtype), v.to(values.dtype)
-        return keys, values
+from model.step import Layer, step
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool, dropout: float) -> Tensor:
@@ -106,7 +55,7 @@ class Attention(nn.Module):
         B, T, C = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)  # each (B, T, H, D)
         if cache is not None:
-            k, v = cache.append(layer, k, v, positions)  # (B, S, H, D)
+            k, v = cache.append(layer, torch.stack((k, v)), positions)  # (B, S, H, D)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T or S, D)
         dropout = self.dropout if self.training else 0.0
         y = self.attend(q, k, v, visible=visible, causal=cache is None, dropout=dropout)
@@ -186,6 +135,8 @@ class GPT(nn.Module):
     def trunk(self, rows: Tensor, cache: Cache | None = None) -> Tensor:
         """The stream after the last block and ln_f, (B, T, C), for rows (B, T)."""
         T = rows.shape[1]
+        if T == 1 and cache is not None and not (self.training or torch.is_grad_enabled()):
+            return step(self, rows[:, 0], cache)[:, None]
         seen = max(cache.lengths) if cache is not None else 0
         assert seen + T <= self.config.block_size, f"{seen} + {T} tokens exceed the context of {self.config.block_size}"
         positions = None if cache is None else cache.positions(T)
@@ -200,6 +151,11 @@ class GPT(nn.Module):
         if cache is not None:
             cache.lengths = [length + T for length in cache.lengths]
         return self.ln_f(x)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The parameters of each block, for `step`."""
+        return [Layer.of(cast(Block, block)) for block in self.h]
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (..., V) from the stream (..., C): the score of a row is its embedding times the stream."""

@@ -50,6 +50,7 @@ class Vocabulary:
         self.ids = torch.full((self.num_rows,), -1)
         self.ids[self.row_of] = torch.arange(NUM_TOKENS)
         self.ids[self.is_shared] = -1
+        self.shared = self.is_shared.nonzero()[:, 0]
         self.end = int(self.row_of[END])
 
     @classmethod
@@ -101,7 +102,7 @@ class Vocabulary:
 
     def forbid_shared(self, logits: Tensor) -> Tensor:
         """Logits (..., num_rows) in which no shared row can be drawn: it stands for no token in particular."""
-        return logits.masked_fill(self.is_shared.to(logits.device), float("-inf"))
+        return logits.index_fill(-1, self.shared.to(logits.device), float("-inf"))
 
 
 def shapes_of(tokenizer: Tokenizer) -> Tensor:

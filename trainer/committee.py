@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from config.schema import ModelConfig
+from model.cache import Cache
 from model.ngram import MISSING, NGram, into_rows
 from model.soft_targets import SoftTargets, dense
 from model.tokenizer import NUM_TOKENS
-from model.transformer import GPT, Cache
+from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from trainer.batches import PAD, Rows
 
