@@ -12,6 +12,7 @@ That is still a proper distribution over all 50,257 tokens.
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -90,11 +91,21 @@ class Vocabulary:
 
     def to_rows(self, ids: Iterable[int]) -> Tensor:
         """Rows (n,) of GPT-2 ids (n,)."""
-        return self.row_of[torch.as_tensor(list(ids), dtype=torch.long)]
+        rows = self._row_list
+        return torch.tensor([rows[index] for index in ids], dtype=torch.long)
 
     def to_ids(self, rows: Iterable[int]) -> list[int]:
         """GPT-2 ids of rows that are not shared."""
-        return self.ids[torch.as_tensor(list(rows), dtype=torch.long)].tolist()
+        ids = self._id_list
+        return [ids[row] for row in rows]
+
+    @cached_property
+    def _row_list(self) -> list[int]:  # a list is asked for a single token in a tenth of a tensor's time
+        return self.row_of.tolist()
+
+    @cached_property
+    def _id_list(self) -> list[int]:
+        return self.ids.tolist()
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Log probabilities over all of GPT-2's tokens, (..., 50257), from logits over rows, (..., num_rows)."""

@@ -41,7 +41,7 @@ def likeliest(bundle: Bundle, ids: list[int], settings: GenerateConfig) -> list[
     if settings.temperature == 0:
         scores = scores * 1e6  # all to the likeliest
     best = scores.softmax(-1)[0].topk(min(SHOWN, bundle.vocabulary.num_rows))
-    ids = bundle.vocabulary.to_ids(best.indices.cpu())
+    ids = bundle.vocabulary.to_ids(best.indices.tolist())
     return [(index, chance) for index, chance in zip(ids, best.values.tolist(), strict=True) if chance > 0]
 
 
