@@ -62,7 +62,7 @@ def any_shape() -> None:
     from trainer import batches, head
 
     head.MULTIPLE, batch = 1, batches.Rows.batch
-    vars(batches)["Rows"].batch = lambda self, rows, unseen=None, even=False: batch(self, rows, unseen)
+    vars(batches)["Rows"].batch = lambda self, rows, unseen=None, multiple=1: batch(self, rows, unseen)
 
 
 def plain_adamw() -> None:

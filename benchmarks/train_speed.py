@@ -5,12 +5,13 @@ Sides of one shape (--shapes, layers x width):
     ours          trainer.train.Trainer's steps as they are, with the default settings: a row for each token of the
                   tweets, batches of 32 tweets, bfloat16 where the device is made for it. The same in float32; in
                   float32 without n-gram teacher and relatives (the loss and the embedding that the peers have); and
-                  that over all 50,257 rows (those that the peers have, too)
+                  that over all 50,257 rows (those that the peers have, too). With --compile also machine.compile
     nanoGPT       its model.py and the inner loop of its train.py: 12 random windows of 64 tokens from one stream,
                   50,304 rows, dropout 0.2; with --compile also compiled
     transformers  its Trainer: GPT2LMHeadModel with 50,257 rows, 32 tweets padded to the longest, in random order
 
-The others use float32 on a CPU, as their own loops do, and bf16 autocast on a GPU. Each side trains for --seconds at a
+GPT-2's own shape, on a GPU: --shapes 12x768 --block 1024 --batch 12 --compile, with long texts for --csv (a TXT). The
+others use float32 on a CPU, as their own loops do, and bf16 autocast on a GPU. Each side trains for --seconds at a
 time; sides take turns; median of 5. Counted are tokens that are learnt from, not padding. An epoch is as many of these
 as the training tweets have, for every side; its seconds are computed from the tokens a second. Operations are 6 a token
 for each parameter in a matrix product (12 n_layer n_embd^2, and n_embd for each row of the head), and 12 n_layer n_embd
@@ -57,7 +58,8 @@ VARIANTS = {
     "ours, float32, no teacher, no relatives": PLAIN,
     "ours, float32, no teacher, no relatives, all 50,257 rows": [*PLAIN, "--model.vocabulary", "full"],
 }
-BLOCK, WINDOWS = 64, 12  # nanoGPT's
+COMPILED = {"ours, compiled": ["--machine.compile", "true"]}
+BLOCK, WINDOWS = 64, 12  # nanoGPT's, unless --block and --batch say otherwise
 TWEETS = 32  # in a batch, ours and transformers'
 
 
@@ -146,22 +148,24 @@ def reach(lengths: Tensor) -> float:
 # ---- nanoGPT ---------------------------------------------------------------------------------------------------------
 
 
-def nanogpt_side(checkout: Path, config: Config, tweets: Sequence[Sequence[int]], *, compiled: bool = False) -> Side:
+def nanogpt_side(
+    checkout: Path, config: Config, tweets: Sequence[Sequence[int]], *, block: int, windows: int, compiled: bool = False
+) -> Side:
     """The inner loop of nanoGPT's train.py, line by line, on the tweets glued together with end marks."""
     device, shape = torch.device(config.machine.device), config.model
     stream = np.array([index for tweet in tweets for index in [END, *(i for i in tweet if i != END)]], dtype=np.uint16)
     path = config.paths.data / "train.bin"
     stream.tofile(path)
     sizes = {"n_layer": shape.n_layer, "n_head": shape.n_head, "n_embd": shape.n_embd}
-    plain = nanogpt(checkout, **sizes, block_size=BLOCK, dropout=0.2).to(device).train()
+    plain = nanogpt(checkout, **sizes, block_size=block, dropout=0.2).to(device).train()
     optimizer = plain.configure_optimizers(1e-1, 1e-3, (0.9, 0.99), device.type)
     model: Any = torch.compile(plain) if compiled else plain
 
     def get_batch() -> tuple[Tensor, Tensor]:
         data = np.memmap(path, dtype=np.uint16, mode="r")
-        ix = torch.randint(len(data) - BLOCK, (WINDOWS,))
-        x = torch.stack([torch.from_numpy((data[i : i + BLOCK]).astype(np.int64)) for i in ix.tolist()])
-        y = torch.stack([torch.from_numpy((data[i + 1 : i + 1 + BLOCK]).astype(np.int64)) for i in ix.tolist()])
+        ix = torch.randint(len(data) - block, (windows,))
+        x = torch.stack([torch.from_numpy((data[i : i + block]).astype(np.int64)) for i in ix.tolist()])
+        y = torch.stack([torch.from_numpy((data[i + 1 : i + 1 + block]).astype(np.int64)) for i in ix.tolist()])
         if device.type == "cuda":
             x, y = x.pin_memory(), y.pin_memory()
         return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
@@ -182,7 +186,7 @@ def nanogpt_side(checkout: Path, config: Config, tweets: Sequence[Sequence[int]]
     endless = steps()
     if compiled:
         next(endless)  # compiles: minutes that no turn shall have
-    return Side(timed(endless, device), NANOGPT_ROWS, BLOCK, theirs(device))
+    return Side(timed(endless, device), NANOGPT_ROWS, block, theirs(device))
 
 
 # ---- transformers ----------------------------------------------------------------------------------------------------
@@ -231,7 +235,7 @@ def transformers_side(config: Config, tweets: Sequence[Sequence[int]]) -> Side:
     watch = Clock()
     arguments = TrainingArguments(
         output_dir=str(config.paths.results / "transformers"),
-        per_device_train_batch_size=TWEETS,
+        per_device_train_batch_size=config.train.batch_size,
         max_steps=1_000_000,
         learning_rate=1e-3,
         bf16=device.type == "cuda",
@@ -264,17 +268,20 @@ def sides_of(
     options: argparse.Namespace, root: Path, *, shape: str, device: torch.device
 ) -> tuple[dict[str, Side], int]:
     """All sides of a shape, by name, and the tokens of an epoch."""
-    config = settings(options.csv, root, shape=shape, device=device)
+    sizes = ["--train.batch_size", str(options.batch or TWEETS)]
+    sizes += ["--model.block_size", str(options.block)] if options.block else []
+    given = partial(settings, options.csv, root, shape=shape, device=device)
+    config = given(flags=sizes)
     corpus, peers = preprocess(config), peers_of(options.peers)
     tweets = framed_ids(corpus.train, load_tokenizer())
-    sides = {
-        name: ours(settings(options.csv, root, shape=shape, device=device, flags=flags), corpus)
-        for name, flags in VARIANTS.items()
-    }
+    variants = VARIANTS | COMPILED if options.compile else VARIANTS
+    sides = {name: ours(given(flags=[*sizes, *flags]), corpus) for name, flags in variants.items()}
     if checkout := peers.get("nanogpt"):
-        sides["nanoGPT"] = nanogpt_side(checkout, config, tweets)
+        block, windows = options.block or BLOCK, options.batch or WINDOWS
+        theirs_too = partial(nanogpt_side, checkout, config, tweets, block=block, windows=windows)
+        sides["nanoGPT"] = theirs_too()
         if options.compile:
-            sides["nanoGPT, compiled"] = nanogpt_side(checkout, config, tweets, compiled=True)
+            sides["nanoGPT, compiled"] = theirs_too(compiled=True)
     if "transformers" in peers:
         sides["transformers"] = transformers_side(config, tweets)
     return sides, sum(len(tweet) - 1 for tweet in tweets)
@@ -329,8 +336,10 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=SAMPLE)
     parser.add_argument("--shapes", nargs="*", default=["4x128", "6x384"], help="layers x width")
     parser.add_argument("--peers", nargs="*", default=[], help="transformers (needs accelerate), nanogpt=PATH")
+    parser.add_argument("--block", type=int, help="context of all sides, for long texts; else as above")
+    parser.add_argument("--batch", type=int, help="rows of all sides in a batch; else as above")
     parser.add_argument("--seconds", type=float, default=3.0, help="of training at a time")
-    parser.add_argument("--compile", action="store_true", help="nanoGPT compiled as well")
+    parser.add_argument("--compile", action="store_true", help="ours and nanoGPT compiled as well")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device, peers = choose(options.device), peers_of(options.peers)

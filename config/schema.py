@@ -88,6 +88,7 @@ class MachineConfig:
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: int
     precision: Literal["auto", "f32", "bf16"]
+    compile: bool
 
     def __post_init__(self) -> None:
         require(self.threads >= 0, "machine.threads", self.threads, "give 0 (all cores) or a positive number")

@@ -40,18 +40,9 @@ def twin(model: GPT) -> GPT:
 
 
 def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    visible: Tensor | None,
-    causal: bool,
-    dropout: float,
-    seen: list[Tensor],
-    off: list[int],
+    q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool, seen: list[Tensor], off: list[int]
 ) -> Tensor:
     """model.transformer.attend in plain steps: its weights (B, H, T, S) go to `seen`, the heads `off` say nothing."""
-    assert dropout == 0.0, "looking inside is for models in evaluation mode"
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if causal:
         visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
@@ -72,6 +63,7 @@ def explicit_attention(model: GPT, *, off: Collection[tuple[int, int]] = ()) -> 
         model: in evaluation mode, and in no other thread's use (see `twin`).
         off: (layer, head) pairs that are switched off: what they heard is replaced by zeros.
     """
+    assert not model.training, "looking inside is for models in evaluation mode"
     seen: list[Tensor] = []
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
     before = [attention.attend for attention in attentions]

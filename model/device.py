@@ -3,12 +3,14 @@
 import ctypes
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from config.schema import MachineConfig, UserError
+from model.transformer import GPT
 
 
 def choose_device(config: MachineConfig) -> torch.device:
@@ -68,6 +70,22 @@ def keep_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+COMPILERS = ("g++", "clang++", "cl")
+
+
+def compile_blocks(model: GPT) -> None:
+    """Have torch.compile make code for the blocks: one for all of them, for each shape of a batch (torch's "regional").
+
+    Raises:
+        UserError: there is no compiler, which it needs.
+    """
+    given = os.environ.get("CXX", "")
+    if not any(shutil.which(name) for name in (given, *COMPILERS) if name):
+        raise UserError("machine.compile needs a C++ compiler such as g++, and none is found: install one, or leave it")
+    for block in model.h:
+        block.compile(dynamic=False, fullgraph=True)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def step(model: "GPT", rows: Tensor, cache: Cache) -> Tensor:
         qkv = qkv.view(B, 3, 1, H, -1).transpose(0, 1)  # (3, B, 1, H, D)
         k, v = cache.append(number, qkv[1:], positions).transpose(2, 3).unbind(0)  # (B, H, S, D)
         q = qkv[0].transpose(1, 2)  # (B, H, 1, D)
-        heard = layer.attn.attend(q, k, v, visible=visible, causal=False, dropout=0.0)  # (B, H, 1, D)
+        heard = layer.attn.attend(q, k, v, visible=visible, causal=False)  # (B, H, 1, D)
         x += linear(heard.reshape(B, -1), *layer.attn_proj)
         hidden = linear(torch.layer_norm(x, C, *layer.ln_2), *layer.c_fc)
         hidden = F.gelu(hidden, approximate="tanh") if config.activation == "gelu" else F.relu(hidden)

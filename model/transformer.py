@@ -25,40 +25,36 @@ from model.linear import Linear, product
 from model.step import Layer, step
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool, dropout: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool) -> Tensor:
     """softmax(q k^T / sqrt(D)) v for every head: (B, H, T, D) from q (B, H, T, D) and k, v (B, H, S, D).
 
     `visible` (B, 1, T, S) is true where a token may look; without it `causal` says whether later tokens are hidden.
     Training in bfloat16 on a CPU, this is done in float32: torch's gradient of it takes four times as long otherwise.
     """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and dropout == 0:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
         with torch.autocast("cpu", enabled=False):
             q, k, v = q.float(), k.float(), v.float()
-            return attend(q, k, v, visible=visible, causal=causal, dropout=0.0).to(torch.bfloat16)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=causal, dropout_p=dropout)
+            return attend(q, k, v, visible=visible, causal=causal).to(torch.bfloat16)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=causal)
 
 
 class Attention(nn.Module):
     """Each token asks (q) all tokens before it (k) what they have to say (v), once per head."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.n_head = config.n_head
+        self.layer, self.n_head = layer, config.n_head
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
-        self.dropout = config.dropout
         self.attend = attend  # generate/attention.py puts an explicit path here to see the weights
 
-    def forward(
-        self, x: Tensor, *, layer: int, cache: Cache | None, positions: Tensor | None, visible: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, cache: Cache | None, positions: Tensor | None, visible: Tensor | None) -> Tensor:
         B, T, C = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)  # each (B, T, H, D)
         if cache is not None:
-            k, v = cache.append(layer, torch.stack((k, v)), positions)  # (B, S, H, D)
+            k, v = cache.append(self.layer, torch.stack((k, v)), positions)  # (B, S, H, D)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T or S, D)
-        dropout = self.dropout if self.training else 0.0
-        y = self.attend(q, k, v, visible=visible, causal=cache is None, dropout=dropout)
+        y = self.attend(q, k, v, visible=visible, causal=cache is None)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -78,18 +74,16 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP; each adds its result to the stream (the skip connection) instead of replacing it."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd)
-        self.attn = Attention(config)
+        self.attn = Attention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
         self.drop = Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, *, layer: int, cache: Cache | None, positions: Tensor | None, visible: Tensor | None
-    ) -> Tensor:
-        heard = self.attn(self.ln_1(x), layer=layer, cache=cache, positions=positions, visible=visible)
+    def forward(self, x: Tensor, *, cache: Cache | None, positions: Tensor | None, visible: Tensor | None) -> Tensor:
+        heard = self.attn(self.ln_1(x), cache=cache, positions=positions, visible=visible)
         x = x + self.drop(heard)
         return x + self.drop(self.mlp(self.ln_2(x)))
 
@@ -108,7 +102,7 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(num_rows, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.drop = Dropout(config.dropout)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.head_bias = nn.Parameter(torch.zeros(num_rows)) if config.output_bias else None
         self.init_weights()
@@ -146,8 +140,8 @@ class GPT(nn.Module):
         if positions is not None:
             visible = torch.arange(seen + T, device=rows.device) <= positions[:, None, :, None]  # (B, 1, T, S)
         x = self.drop(x)
-        for layer, block in enumerate(self.h):
-            x = block(x, layer=layer, cache=cache, positions=positions, visible=visible)
+        for block in self.h:
+            x = block(x, cache=cache, positions=positions, visible=visible)
         if cache is not None:
             cache.lengths = [length + T for length in cache.lengths]
         return self.ln_f(x)

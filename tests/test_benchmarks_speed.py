@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import time
@@ -143,7 +144,9 @@ def test_a_wrong_peer_gives_one_line(text: str) -> None:
 @pytest.fixture(scope="module")
 def sides(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, train_speed.Side], int]:
     """Every side but transformers', whose Trainer needs a package that the requirements do not have."""
-    options = argparse.Namespace(csv=generate_speed.SAMPLE, peers=[f"nanogpt={checkout}"], compile=False)
+    options = argparse.Namespace(
+        csv=generate_speed.SAMPLE, peers=[f"nanogpt={checkout}"], compile=False, block=None, batch=None
+    )
     return train_speed.sides_of(options, tmp_path_factory.mktemp("train"), shape=SHAPE, device=CPU)
 
 
@@ -159,6 +162,18 @@ def test_training_has_its_rows(sides: tuple[dict[str, train_speed.Side], int]) -
         assert figure["share"][0] == pytest.approx(share)
         for speed, seconds in zip(figure["tokens_per_second"], figure["epoch_seconds"], strict=True):
             assert speed * seconds == pytest.approx(sides[1])
+
+
+def test_long_texts_fill_the_context_they_are_given(checkout: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    words, dice = [f"word{n}" for n in range(20)], random.Random(0)
+    path.write_text("\n\n".join(" ".join(dice.choices(words, k=200)) + "." for _ in range(60)), "utf-8")
+    options = argparse.Namespace(csv=path, peers=[f"nanogpt={checkout}"], compile=False, block=48, batch=3)
+    found, _ = train_speed.sides_of(options, tmp_path, shape=SHAPE, device=CPU)
+    assert found["nanoGPT"].reach == 48 and 32 < found[train_speed.OURS].reach <= 48
+    for name, whole in (("nanoGPT", True), (train_speed.OURS, False)):
+        tokens, _ = found[name].train(0.01)
+        assert tokens % (3 * 48) == 0 if whole else tokens > 0
 
 
 def test_ours_counts_no_padding(

@@ -142,8 +142,8 @@ def test_the_committed_measurements_are_those_of_the_code() -> None:
 
 @torch.no_grad()
 def test_a_block_without_skips_forgets_what_it_cannot_hear(settings: Callable[..., Config]) -> None:
-    where = {"layer": 0, "cache": None, "positions": None, "visible": None}
-    block = Block(settings().model).eval()
+    where = {"cache": None, "positions": None, "visible": None}
+    block = Block(settings().model, 0).eval()
     x = torch.randn(1, 5, 16)
     for projection in (block.attn.c_proj, block.mlp.c_proj):
         projection.weight.zero_()

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from config.schema import Config, UserError
 from generate.attention import (
-    attend,
     attention_weights,
     explicit_attention,
     logit_lens,
@@ -176,7 +175,6 @@ def test_a_twin_shares_the_weights_and_nothing_else(model: GPT, rows: Tensor) ->
         assert not torch.equal(model(rows[None]), other(rows[None]))
 
 
-def test_training_with_dropout_is_not_for_looking_inside() -> None:
-    q = torch.zeros(1, 1, 1, 1)
+def test_training_is_not_for_looking_inside(model: GPT, rows: Tensor) -> None:
     with pytest.raises(AssertionError, match="evaluation mode"):
-        attend(q, q, q, visible=None, causal=True, dropout=0.1, seen=[], off=[])
+        attention_weights(model.train(), rows)

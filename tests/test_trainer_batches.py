@@ -80,17 +80,18 @@ def test_little_is_padding(tweets: list[Tweet], vocabulary: Vocabulary) -> None:
     assert padded / places < 0.15
 
 
-def test_an_even_batch_has_the_same_tokens(tweets: list[Tweet], vocabulary: Vocabulary) -> None:
+@pytest.mark.parametrize("multiple", [2, 5, 128])
+def test_more_places_hold_the_same_tokens(tweets: list[Tweet], vocabulary: Vocabulary, multiple: int) -> None:
     rows = Rows.encode(tweets, load_tokenizer(), vocabulary, 128)
-    widths = set()
+    added = set()
     for chosen in rows.epoch(3, seed=0, epoch=0):
-        plain, even = rows.batch(chosen), rows.batch(chosen, even=True)
+        plain, more = rows.batch(chosen), rows.batch(chosen, multiple=multiple)
         width = plain.targets.shape[1]
-        widths.add(width % 2)
-        assert even.targets.shape[1] == width + width % 2 and bool((even.targets[:, width:] == PAD).all())
+        added.add(-width % multiple)
+        assert more.targets.shape[1] == width + -width % multiple and bool((more.targets[:, width:] == PAD).all())
         for name in ("inputs", "targets", "index"):
-            assert torch.equal(getattr(even, name)[:, :width], getattr(plain, name)), name
-    assert widths == {0, 1}
+            assert torch.equal(getattr(more, name)[:, :width], getattr(plain, name)), name
+    assert len(added) > 1
 
 
 def test_long_texts_go_on_in_further_rows(vocabulary: Vocabulary) -> None:

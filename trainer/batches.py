@@ -103,10 +103,10 @@ class Rows:
         """Tokens to predict, end marks included."""
         return int(self.lengths.sum())
 
-    def places(self, rows: Tensor, *, even: bool = False) -> tuple[Tensor, Tensor]:
+    def places(self, rows: Tensor, *, multiple: int = 1) -> tuple[Tensor, Tensor]:
         """Which places of these rows' batch are real, and where in `tokens.ids` their inputs stand; both (B, T)."""
         longest = int(self.lengths[rows].max())
-        steps = torch.arange(longest + longest % 2 if even else longest)
+        steps = torch.arange(-(-longest // multiple) * multiple)
         real = steps < self.lengths[rows][:, None]
         return real, torch.where(real, self.starts[rows][:, None] + steps, 0)
 
@@ -114,12 +114,12 @@ class Rows:
         """GPT-2 ids at these places of `tokens.ids`, in the same shape."""
         return torch.from_numpy(self.tokens.ids[places.numpy()].astype(np.int64))
 
-    def batch(self, rows: Tensor, unseen: tuple[Tensor, Tensor] | None = None, *, even: bool = False) -> Batch:
+    def batch(self, rows: Tensor, unseen: tuple[Tensor, Tensor] | None = None, *, multiple: int = 1) -> Batch:
         """These rows (B,) as a batch; `unseen`, from `playing_unseen`, says which tokens play the unseen.
 
-        With `even` T is an even number: half as many shapes, for which a CPU makes code (trainer/head.py).
+        T is a multiple of `multiple`, for there is code to be made for each T.
         """
-        real, places = self.places(rows, even=even)
+        real, places = self.places(rows, multiple=multiple)
 
         def rows_at(places: Tensor) -> Tensor:
             own = self.vocabulary.row_of[self.ids_at(places)]

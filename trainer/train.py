@@ -24,7 +24,7 @@ from config.cli import run_command
 from config.schema import Config, UserError
 from generate.generate import generate
 from model.checkpoint import Bundle, load_checkpoint, model_content, save_checkpoint
-from model.device import keep_memory, precision, quick_products
+from model.device import compile_blocks, keep_memory, precision, quick_products
 from model.dropout import dropout
 from trainer.batches import PAD
 from trainer.head import HeadLoss
@@ -77,7 +77,12 @@ class Trainer:
         self.steps_per_epoch = len(job.train.epoch(self.config.batch_size, seed=0, epoch=0))
         self.total_steps = self.steps_per_epoch * self.config.epochs
         self.dtype = precision(job.config.machine, job.device)
-        self.even = self.dtype == torch.bfloat16 and job.config.model.block_size % 2 == 0  # few shapes: trainer/head.py
+        self.multiple = 1  # of which a batch has as many places
+        if self.dtype == torch.bfloat16 and job.config.model.block_size % 2 == 0:
+            self.multiple = 2  # half as many shapes, for which a CPU makes code (trainer/head.py)
+        if job.config.machine.compile:
+            self.multiple = job.config.model.block_size
+            compile_blocks(self.model)
         self.saved_at = time.perf_counter()
 
     def fit(self) -> State:
@@ -177,7 +182,7 @@ class Trainer:
         device, sums = self.job.device, torch.zeros(2, device=self.job.device)
         self.optimizer.zero_grad(set_to_none=True)
         for part in parts:
-            batch = self.job.train.batch(part, unseen, even=self.even)
+            batch = self.job.train.batch(part, unseen, multiple=self.multiple)
             share = int(self.job.train.lengths[part].sum()) / tokens
             real = batch.targets != PAD
             places = real.flatten().nonzero()[:, 0].to(device)
