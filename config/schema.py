@@ -288,6 +288,7 @@ class DistillConfig:
     weights: list[float] | None
     members: int
     member_epochs: int
+    workers: int
     cross_fit: bool
     epochs: int
     batch_size: int
@@ -314,6 +315,7 @@ class DistillConfig:
             require(fits, "distill.weights", self.weights, "give one positive number for each of distill.teacher")
         for name in ("members", "member_epochs", "epochs", "batch_size", "generations", "finetune_epochs"):
             require(getattr(self, name) >= 1, f"distill.{name}", getattr(self, name), "give 1 or more")
+        require(self.workers >= 0, "distill.workers", self.workers, "give 0 (as many as fit), or 1 or more")
         fits = self.members >= 2 or not self.cross_fit or "ensemble" not in self.teachers
         require(fits, "distill.members", self.members, "give 2 or more, or --distill.cross_fit false")
         fits = self.generations == 1 or "chain" in self.teachers

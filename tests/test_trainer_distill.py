@@ -29,16 +29,16 @@ from trainer.distill_report import show, verdict
 from trainer.prepare import Job, framed_ids, prepare
 from trainer.score import score
 from trainer.stages import set_up
-from trainer.teachers import fold_of, make_teachers, write_tweets
+from trainer.teachers import check_teachers, fold_of, make_teachers, write_tweets
 from trainer.train import Interrupted, Trainer, train
 from utils.preprocess import Corpus, Tweet
 
 SettingsOf = Callable[..., Config]
 QUICK = ["--train.epochs", "2", "--distill.members", "3", "--distill.member_epochs", "1", "--distill.epochs", "1"]
-QUICK += ["--distill.batch_size", "32"]
+QUICK += ["--distill.batch_size", "32", "--distill.workers", "1"]
 QUICK += ["--evaluate.samples", "8"]
 QUICK += ["--generate.max_new_tokens", "12", "--distill.sampled", "1"]
-PARTS = ["usual", "teachers/member_1", "teachers/member_2", "teachers/member_3", "control", "student"]
+PARTS = ["usual", "control", "teachers/member_1", "teachers/member_2", "teachers/member_3", "student"]
 
 
 @pytest.fixture
@@ -182,14 +182,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         nonlocal done
         original(self, rows, unseen)
         done += 1
-        if done == 14:  # usual takes 8 updates, a member 4: inside the second
+        if done == 22:  # usual and control take 8 updates each, a member 4: inside the second
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", update)
         with pytest.raises(Interrupted, match=r"main\.py distill"):
             distill(parts, corpus)
-    assert trained == PARTS[:3]
+    assert trained == PARTS[:4]
     trained.clear()
     torch.manual_seed(999)  # a new process would not have this run's random state either
     steps = []
@@ -201,7 +201,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", note)
         resumed = distill(parts, corpus)
-    assert trained == PARTS[2:] and steps[:3] == [2, 3, 0]  # the second goes on at its third update, then the third
+    assert trained == PARTS[3:] and steps[:3] == [2, 3, 0]  # the second goes on at its third update, then the third
     whole = distill(settings(*QUICK, "--paths.root", str(tmp_path / "whole")), corpus)
     for who in ("teacher", "student", "control"):
         assert resumed[who]["bits_per_byte"] == whole[who]["bits_per_byte"]
@@ -235,7 +235,7 @@ def test_a_checkpoint_teaches_if_it_fits(settings: SettingsOf, corpus: Corpus, t
         (["--distill.teacher", str(tmp_path)], corpus, f"distill.teacher {tmp_path}: there is no config.json in it"),
     ):
         with pytest.raises(UserError, match=words):
-            make_teachers(set_up(settings(*QUICK, "--distill.teacher", path, *flags), tweets), Path("nobody.pth"))
+            check_teachers(set_up(settings(*QUICK, "--distill.teacher", path, *flags), tweets))
 
 
 def test_a_chain_hands_on_what_it_learnt(settings: SettingsOf, corpus: Corpus, trained: list[str]) -> None:
@@ -262,7 +262,7 @@ def test_a_hugging_face_gpt2_teaches_after_fine_tuning(
     config = settings(*QUICK, *flags)
     result = distill(config, corpus)
     slug = next(name for name in trained if name.startswith("teachers/"))
-    assert trained == ["usual", slug, "control", "student"]
+    assert trained == ["usual", "control", slug, "student"]
     teacher = load_bundle(config.paths.checkpoints / f"{slug}.pth", torch.device("cpu"))
     assert teacher.vocabulary.num_rows == 50_257 and teacher.model.config.n_embd == 16
     untrained = 50_257 ** (-1 / 1)  # a random model gives each token about this

@@ -269,7 +269,7 @@ def test_a_batch_in_parts_is_the_same_batch(flags_in: Flags) -> None:
     assert losses(whole) == pytest.approx(losses(parts), abs=1e-5)
     assert close(saved(whole, "model"), saved(parts, "model"), 1e-5)
     with_all, with_few = (prepare(of(argv), load_processed(of(argv).paths)) for argv in (whole, parts))
-    assert rows_at_once(with_few) == math.ceil(of(whole).train.batch_size / 4)
+    assert rows_at_once(with_few.config, with_few.team.size) == math.ceil(of(whole).train.batch_size / 4)
     assert step_bytes(with_few) < step_bytes(with_all)
     whole += ["--train.resume", "true", "--train.accumulate", "2"]
     alone(whole)  # it may change on the way

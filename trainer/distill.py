@@ -1,6 +1,6 @@
 """`python main.py distill`: a student taught by several models, beside the same student taught by the tweets alone.
 
-    usual, control -> teachers -> tweets they write -> student -> table
+    usual, control, ensemble -> teachers -> tweets they write -> student -> table
 
 Every model goes through the one training loop. The student reads the real tweets and, for each, several that the
 teachers wrote, and learns at every place what the teachers expect there. What is finished is kept, so an interrupted
@@ -33,8 +33,9 @@ from trainer.losses import distillation
 from trainer.measures import Floats
 from trainer.prepare import Job, say
 from trainer.score import score
-from trainer.stages import Setting, made_before, made_by_train, set_up, train_once
-from trainer.teachers import Teachers, make_teachers, write_tweets
+from trainer.stages import Setting, Stage, made_before, made_by_train, set_up, train_once
+from trainer.teachers import Teachers, check_teachers, make_teachers, member_stages, write_tweets
+from trainer.workers import train_all
 from utils.files import atomic_write
 from utils.lock import only_run
 from utils.preprocess import Corpus, Tweet, load_processed
@@ -46,7 +47,8 @@ def teaching(teachers: Teachers, generation: int) -> dict[str, Any]:
     paths = [Path(name) for name in settings.teachers if name not in KINDS]
     paths += [teachers.chain] if "chain" in settings.teachers else []
     files = {str(path): zlib.crc32(path.read_bytes()) for path in paths if path.is_file()}
-    return {**asdict(settings), "generation": generation, "files": files}
+    taught_by = {key: value for key, value in asdict(settings).items() if key != "workers"}
+    return {**taught_by, "generation": generation, "files": files}
 
 
 def written_tweets(setting: Setting, teachers: Teachers, generation: int) -> list[Tweet]:
@@ -97,35 +99,43 @@ def train_student(setting: Setting, teachers: Teachers, generation: int) -> tupl
         job.loss = distillation(teachers.memory(job.train), weight=weight, temperature=settings.temperature)
 
     made_with = setting.made_with(own, distill=teaching(teachers, generation))
-    steps = train_once(setting, own, setting.corpus, path=path, log=log, made_with=made_with, adapt=teach)
-    return path, steps
+    return path, train_once(setting, Stage(own, setting.corpus, path, log, made_with), teach)
 
 
-def train_usual(setting: Setting) -> tuple[Path, int]:
-    """What `train` makes: used if it is there, made so and finished; else trained here.
-
-    Returns:
-        Its checkpoint, and the steps it was trained.
-    """
-    config, folder = setting.config, setting.config.paths.checkpoints
-    if steps := made_by_train(setting):
-        usual = folder / "best_model.pth"
-        say(f"Using {usual} again: it was made with these settings from these tweets")
-        return usual, steps
-    path, log = folder / "usual.pth", config.paths.results / "usual_metrics.jsonl"
-    return path, train_once(setting, config, setting.corpus, path=path, log=log, made_with=setting.made_with(config))
+def usual_stage(setting: Setting) -> Stage:
+    """What `train` makes."""
+    config, path = setting.config, setting.config.paths.checkpoints / "usual.pth"
+    log = config.paths.results / "usual_metrics.jsonl"
+    return Stage(config, setting.corpus, path, log, setting.made_with(config))
 
 
-def train_control(setting: Setting) -> tuple[Path, int]:
-    """The same model, taught by nobody: cross-entropy alone, not even the n-gram of train.ngram_weight.
-
-    Returns:
-        Its checkpoint, and the steps it was trained.
-    """
-    config = setting.config
+def control_stage(setting: Setting) -> Stage:
+    """The same model, taught by nobody: cross-entropy alone, not even the n-gram of train.ngram_weight."""
+    config, path = setting.config, setting.config.paths.checkpoints / "control.pth"
     alone = replace(config, train=replace(config.train, ngram_weight=0.0))
-    path, log = config.paths.checkpoints / "control.pth", config.paths.results / "control_metrics.jsonl"
-    return path, train_once(setting, alone, setting.corpus, path=path, log=log, made_with=setting.made_with(alone))
+    log = config.paths.results / "control_metrics.jsonl"
+    return Stage(alone, setting.corpus, path, log, setting.made_with(alone))
+
+
+def train_untaught(setting: Setting) -> dict[str, tuple[Path, int]]:
+    """The models that need no teacher: `usual` (where it is asked for), `control`, and the members of an ensemble.
+
+    Returns:
+        The checkpoint of `usual` and `control`, and the steps each was trained. `usual` is the one that `train` left,
+        if it is finished and was made so.
+    """
+    config, stages = setting.config, {}
+    made: dict[str, tuple[Path, int]] = {}
+    if config.train.ngram_weight or "chain" in config.distill.teachers:
+        if steps := made_by_train(setting):
+            made["usual"] = config.paths.checkpoints / "best_model.pth", steps
+            say(f"Using {made['usual'][0]} again: it was made with these settings from these tweets")
+        else:
+            stages["usual"] = usual_stage(setting)
+    stages["control"] = control_stage(setting)
+    members = member_stages(setting) if "ensemble" in config.distill.teachers else []
+    steps_of = train_all(setting, [*stages.values(), *members])
+    return made | {who: (stage.path, steps_of[stage.path]) for who, stage in stages.items()}
 
 
 def scored(model: GPT | Committee, name: str, rows: Rows, **more: Any) -> tuple[dict[str, Any], Floats]:
@@ -166,13 +176,13 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
         UserError: there are too few tweets, or a teacher can't teach.
     """
     setting = set_up(config, corpus)
+    check_teachers(setting)
     lines, costs = {}, {}
-    usual = train_usual(setting) if config.train.ngram_weight or "chain" in config.distill.teachers else None
-    chain = usual[0] if usual else config.paths.best_model
+    untaught = train_untaught(setting)
+    chain = untaught["usual"][0] if "usual" in untaught else config.paths.best_model
     teachers = make_teachers(setting, chain)
-    lines["control"], costs["control"] = model_line(setting, *train_control(setting))
-    if usual and config.train.ngram_weight:
-        lines["usual"], costs["usual"] = model_line(setting, *usual)
+    for who in ("control", "usual") if config.train.ngram_weight else ("control",):
+        lines[who], costs[who] = model_line(setting, *untaught[who])
     for generation in range(1, config.distill.generations + 1):
         if generation > 1:
             teachers = make_teachers(setting, chain)

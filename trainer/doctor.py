@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.schema import Config, UserError
+from utils.memory import memory
 from utils.preprocess import Collector, Corpus, Tweet, load_processed
 from utils.sources import KAGGLE, SAMPLE, local_default, newest_cached, open_sources
 
@@ -102,17 +103,6 @@ def machine(config: Config) -> dict[str, Any]:
     total, available = memory()
     disk = shutil.disk_usage(folder).free
     return found | {"cores": os.cpu_count(), "memory": total, "memory_free": available, "disk_free": disk}
-
-
-def memory() -> tuple[int | None, int | None]:
-    """Bytes of memory, and of memory that can be had now."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None, None
-    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines() if Path("/proc/meminfo").is_file() else []
-    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return total, free[0] if free else None
 
 
 def data(config: Config) -> dict[str, Any]:

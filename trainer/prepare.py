@@ -252,21 +252,29 @@ def describe(job: Job) -> str:
     )
 
 
-def rows_at_once(job: Job) -> int:
+def rows_at_once(config: Config, processes: int = 1) -> int:
     """Rows that go through the model together: a batch is dealt out to the processes and cut into parts."""
-    return math.ceil(job.config.train.batch_size / (job.team.size * job.config.train.accumulate))
+    return math.ceil(config.train.batch_size / (processes * config.train.accumulate))
 
 
 def step_bytes(job: Job) -> int:
-    """About the most memory that training takes in a process beside the program and the tweets, bytes.
+    """About the most memory that training takes in a process beside the program and the tweets, bytes."""
+    parameters, rows = job.model.num_parameters(), job.vocabulary.num_rows
+    return bytes_of_step(job.config, parameters, rows, job.train.lengths, job.device, job.team.size)
+
+
+def bytes_of_step(
+    config: Config, parameters: int, rows: int, lengths: Tensor, device: torch.device, processes: int = 1
+) -> int:
+    """`step_bytes` of a model with so many parameters and rows, on texts of these lengths (n,).
 
     Weights, gradients, AdamW's two moments and the model that is kept, 4 bytes each, and with several processes their
     message; of the longest rows at once the logits, and for a block of them their gradient and what a loss keeps; and
     in every layer about 32 vectors a place (measured) that the gradient needs.
     """
-    model, longest = job.model.config, job.train.lengths.topk(min(rows_at_once(job), len(job.train.lengths)))
-    tokens = int(longest.values.sum())
-    logits = (tokens + 3 * min(tokens, block_size(job.device))) * job.vocabulary.num_rows
-    places = longest.values.numel() * int(longest.values[0])
-    copies = 5 if job.team.size == 1 else 6
-    return 4 * (copies * job.model.num_parameters() + logits + 32 * places * model.n_embd * model.n_layer)
+    longest = lengths.topk(min(rows_at_once(config, processes), len(lengths))).values
+    tokens = int(longest.sum())
+    logits = (tokens + 3 * min(tokens, block_size(device))) * rows
+    places = longest.numel() * int(longest[0])
+    copies = 5 if processes == 1 else 6
+    return 4 * (copies * parameters + logits + 32 * places * config.model.n_embd * config.model.n_layer)

@@ -7,7 +7,7 @@ run goes on where it stopped, at whatever stage.
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,20 @@ from utils.files import atomic_write
 from utils.preprocess import Corpus
 from utils.run_log import RunLog
 
+GOES_ON = "all is saved: the same `python main.py distill` goes on from here"
 FREE = ("resume", "sample_every", "save_minutes", "accumulate")  # settings of `train` that do not change what is learnt
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all stages share."""
+    """What all stages share; `made` are the checkpoints made or found since the command began."""
 
     config: Config
     corpus: Corpus
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     device: torch.device
+    made: set[Path] = field(default_factory=set)
 
     def rows(self, side: str) -> Rows:
         """The tweets of one side, encoded as the student reads them."""
@@ -93,26 +95,42 @@ def made_by_train(setting: Setting) -> int | None:
     return int(state["step"]) if found == {setting.made_with(setting.config)} else None
 
 
-def train_once(
-    setting: Setting,
-    config: Config,
-    corpus: Corpus,
-    *,
-    path: Path,
-    log: Path,
-    made_with: str,
-    adapt: Callable[[Job], None] | None = None,
-) -> int:
-    """Make `path`, unless it is there and was made so, and go on with an interrupted run; returns the steps trained.
+@dataclass(frozen=True)
+class Stage:
+    """A model to be made.
+
+    Attributes:
+        config, corpus: of this model. Its vocabulary is that of the setting, or GPT-2's whole one if it asks for it.
+        path: where it goes.
+        log: where its measurements go.
+        made_with: what it depends on, see `Setting.made_with`.
+    """
+
+    config: Config
+    corpus: Corpus
+    path: Path
+    log: Path
+    made_with: str
+
+
+def steps_made(setting: Setting, stage: Stage) -> int | None:
+    """The steps that the stage's model was trained, if it is there and was made so; this is told once."""
+    found = made_before(stage.path, stage.made_with)
+    if found and stage.path not in setting.made:
+        say(f"Using {stage.path} again: it was made with these settings from these tweets")
+        setting.made.add(stage.path)
+    return int(found["info"]["steps"]) if found else None
+
+
+def train_once(setting: Setting, stage: Stage, adapt: Callable[[Job], None] | None = None) -> int:
+    """Make the stage's model unless it is there, or go on with an interrupted run; returns the steps trained.
 
     Args:
-        config, corpus: of this model. Its vocabulary is that of the setting, or GPT-2's whole one if it asks for it.
-        log: its measurements.
         adapt: changes the usual Job: what is read, what is minimised.
     """
-    if found := made_before(path, made_with):
-        say(f"Using {path} again: it was made with these settings from these tweets")
-        return int(found["info"]["steps"])
+    if (steps := steps_made(setting, stage)) is not None:
+        return steps
+    path, made_with = stage.path, stage.made_with
     folder = path.with_suffix(".training")
     mark, last = folder / "made_with.json", folder / "last_model.pth"
     resume = last.is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == made_with
@@ -121,10 +139,10 @@ def train_once(
         with atomic_write(mark) as temporary:
             temporary.write_text(made_with, encoding="utf-8")
     state = load_checkpoint(last)["state"] if resume else None
-    records = RunLog(log, keep=so_far(state) if state else None)
-    config = replace(config, train=replace(config.train, resume=resume))
+    records = RunLog(stage.log, keep=so_far(state) if state else None)
+    config = replace(stage.config, train=replace(stage.config.train, resume=resume))
     vocabulary = None if config.model.vocabulary == "full" else setting.vocabulary
-    job = prepare(config, corpus, vocabulary=vocabulary, folder=folder, log=records)
+    job = prepare(config, stage.corpus, vocabulary=vocabulary, folder=folder, log=records)
     if adapt:
         adapt(job)
     trainer = Trainer(job)
@@ -136,9 +154,10 @@ def train_once(
     try:
         trainer.fit()
     except Interrupted:
-        raise Interrupted("all is saved: the same `python main.py distill` goes on from here") from None
+        raise Interrupted(GOES_ON) from None
     content = load_checkpoint(folder / "best_model.pth")
     content["info"] |= {"made_with": made_with, "steps": trainer.state.step}
     save_checkpoint(path, content)
     shutil.rmtree(folder)
+    setting.made.add(path)
     return trainer.state.step

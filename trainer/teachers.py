@@ -25,7 +25,8 @@ from model.pretrained import load_pretrained
 from trainer.batches import Rows
 from trainer.committee import Committee, Memory, Part, Voice, listen
 from trainer.prepare import NGRAM_ORDER, NGRAM_TOP_K, framed_ids
-from trainer.stages import Setting, train_once
+from trainer.stages import Setting, Stage, train_once
+from trainer.workers import train_all
 from utils.preprocess import Tweet
 
 TEACHER_SEED = 1000  # of the first member; not the student's, so that students with other seeds share the teachers
@@ -113,6 +114,19 @@ class Teachers:
         return Memory(parts, places=rows.num_predictions, ngram=left_out, ngram_share=share, dtype=dtype)
 
 
+def check_teachers(setting: Setting) -> None:
+    """Refuse a teacher that can't teach, before anything is trained.
+
+    Raises:
+        UserError: a checkpoint or a GPT-2 of `distill.teacher` is not there or does not fit.
+    """
+    for name in setting.config.distill.teachers:
+        if name.endswith((".pth", ".pt")):
+            checkpoint(setting, Path(name))
+        elif name not in KINDS:
+            check_pretrained(setting, name)
+
+
 def make_teachers(setting: Setting, chain: Path) -> Teachers:
     """The teachers that `distill.teacher` names, trained or found.
 
@@ -123,31 +137,32 @@ def make_teachers(setting: Setting, chain: Path) -> Teachers:
     others = max(1, len(names) - ("ngram" in names))
     usual = [NGRAM_SHARE if name == "ngram" else (1.0 - NGRAM_SHARE) / others for name in names]
     weights = dict(zip(names, setting.config.distill.weights or usual, strict=True))
-    ready: dict[str, Group] = {}
-    for name in names:  # what would be refused is refused at once
-        if name.endswith((".pth", ".pt")):
-            ready[name] = Group(Path(name).stem, [checkpoint(setting, Path(name))], weights[name])
-        elif name not in KINDS:
-            check_pretrained(setting, name)
     groups = []
     for name in names:
         if name == "chain":
             groups.append(Group(chain.stem, [load_bundle(chain, setting.device)], weights[name]))
         elif name == "ensemble":
             groups.append(ensemble(setting, weights[name]))
+        elif name.endswith((".pth", ".pt")):
+            groups.append(Group(Path(name).stem, [checkpoint(setting, Path(name))], weights[name]))
         elif name not in KINDS:
-            groups.append(ready.get(name) or Group(Path(name).name, [fine_tuned(setting, name)], weights[name]))
+            groups.append(Group(Path(name).name, [fine_tuned(setting, name)], weights[name]))
     ngram = None
     if "ngram" in names:
         ngram = NGram.fit(framed_ids(setting.corpus.train, setting.tokenizer), NGRAM_ORDER)
     return Teachers(setting, chain, groups, ngram, weights.get("ngram", 0.0))
 
 
-def ensemble(setting: Setting, weight: float) -> Group:
-    """The members, each trained or found; cross-fitted (distill.cross_fit), member k has not seen fold k."""
+def folds_of(setting: Setting) -> Tensor | None:
+    """The one member that does not see each training tweet, (tweets,); None: all members see all."""
+    settings = setting.config.distill
+    return fold_of(len(setting.corpus.train), settings.members, seed=TEACHER_SEED) if settings.cross_fit else None
+
+
+def member_stages(setting: Setting) -> list[Stage]:
+    """The members of the ensemble; cross-fitted (distill.cross_fit), member k does not see fold k."""
     config, corpus, settings = setting.config, setting.corpus, setting.config.distill
-    folds = fold_of(len(corpus.train), settings.members, seed=TEACHER_SEED) if settings.cross_fit else None
-    members = []
+    folds, stages = folds_of(setting), []
     for number in range(settings.members):
         recipe = replace(config.train, seed=TEACHER_SEED + number, epochs=settings.member_epochs)
         own, seen = replace(config, train=recipe), corpus
@@ -157,9 +172,16 @@ def ensemble(setting: Setting, weight: float) -> Group:
         left_out = [number, settings.members] if folds is not None else None
         path = config.paths.checkpoints / "teachers" / f"member_{number + 1}.pth"
         log = config.paths.results / "teachers" / f"member_{number + 1}.jsonl"
-        train_once(setting, own, seen, path=path, log=log, made_with=setting.made_with(own, left_out=left_out))
-        members.append(load_bundle(path, setting.device))
-    return Group(f"ensemble of {len(members)}", members, weight, folds)
+        stages.append(Stage(own, seen, path, log, setting.made_with(own, left_out=left_out)))
+    return stages
+
+
+def ensemble(setting: Setting, weight: float) -> Group:
+    """The members, trained or found."""
+    stages = member_stages(setting)
+    train_all(setting, stages)
+    members = [load_bundle(stage.path, setting.device) for stage in stages]
+    return Group(f"ensemble of {len(members)}", members, weight, folds_of(setting))
 
 
 def fold_of(tweets: int, folds: int, *, seed: int) -> Tensor:
@@ -217,7 +239,7 @@ def fine_tuned(setting: Setting, name: str) -> Bundle:
     slug = "".join(letter if letter.isalnum() else "_" for letter in name) + f"_{zlib.crc32(name.encode()):08x}"
     path = config.paths.checkpoints / "teachers" / f"{slug}.pth"
     log = config.paths.results / "teachers" / f"{slug}.jsonl"
-    train_once(setting, own, setting.corpus, path=path, log=log, made_with=setting.made_with(own))
+    train_once(setting, Stage(own, setting.corpus, path, log, setting.made_with(own)))
     return load_bundle(path, setting.device)
 
 

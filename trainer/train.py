@@ -157,7 +157,7 @@ class Trainer:
         """
         state, mine, tokens = self.state, self.team.deal(rows), int(self.job.train.lengths[rows].sum())
         while True:
-            size = max(1, rows_at_once(self.job) >> state.halvings)
+            size = max(1, rows_at_once(self.job.config, self.team.size) >> state.halvings)
             with suppress(torch.OutOfMemoryError):
                 sums = self.gradient_in_parts(mine.split(size) if len(mine) else (), unseen, tokens)
                 sums = self.team.add_up(self.model, sums)

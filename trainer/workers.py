@@ -1,0 +1,145 @@
+"""Several models trained at once, each in a process of its own.
+
+A step of a small model is two thousand small pieces of work: a second core hardly speeds these up, and a GPU waits
+between them. So models that do not need each other are trained side by side, each on its share of the cores.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
+from io import TextIOBase
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from config.schema import UserError
+from model.transformer import GPT
+from trainer.prepare import bytes_of_step
+from trainer.stages import GOES_ON, Setting, Stage, steps_made, train_once
+from trainer.train import Interrupted
+from utils.memory import memory
+from utils.signals import StopSignal
+
+PROCESS = 1_000_000_000  # bytes: a process that trains beside what a step takes, the program most of all
+POLL = 0.2  # seconds between looks at whether the user wants an end
+
+
+def train_all(setting: Setting, stages: Sequence[Stage]) -> dict[Path, int]:
+    """Make these models, those not there yet `distill.workers` at a time; returns the steps each was trained.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM arrived; all of them are saved.
+        UserError: one of them can't be made, or its process was ended; the others are saved.
+    """
+    found = {stage.path: steps_made(setting, stage) for stage in stages}
+    missing = [stage for stage in stages if found[stage.path] is None]
+    steps = {path: steps for path, steps in found.items() if steps is not None}
+    workers = min(len(missing), setting.config.distill.workers or affordable(setting, missing))
+    if workers > 1:
+        return steps | side_by_side(setting, missing, workers)
+    return steps | {stage.path: train_once(setting, stage) for stage in missing}
+
+
+def affordable(setting: Setting, stages: Sequence[Stage]) -> int:
+    """How many of these models may be trained at once: one for each core, if there is memory for so many."""
+    if setting.device.type not in ("cpu", "cuda") or len(stages) < 2:
+        return 1
+    config, rows, device = stages[0].config, setting.vocabulary.num_rows, setting.device  # all are of one size
+    with torch.device("meta"):
+        parameters = GPT(config.model, rows).num_parameters()
+    needed = bytes_of_step(config, parameters, rows, setting.rows("train").lengths, device)
+    total, free = memory()
+    rooms = [torch.get_num_threads()]
+    if at_hand := free or (total or 0) // 2:
+        rooms.append(at_hand // (PROCESS + needed))
+    if device.type == "cuda":
+        rooms.append(torch.cuda.mem_get_info(device)[0] // (PROCESS + needed))
+    return max(1, min(rooms))
+
+
+def side_by_side(setting: Setting, stages: Sequence[Stage], workers: int) -> dict[Path, int]:
+    """Train each of these in one of so many processes; returns the steps of each."""
+    context = multiprocessing.get_context("spawn")  # a forked process could use neither torch's threads nor a GPU
+    stop, threads = context.Event(), max(1, torch.get_num_threads() // workers)
+    steps: dict[Path, int] = {}
+    pool = ProcessPoolExecutor(workers, context, initializer=begin, initargs=(stop,))
+    with StopSignal() as asked, pool:
+        with deaf():
+            futures = {pool.submit(work, setting, stage, threads): stage.path for stage in stages}
+        pending = set(futures)
+        try:
+            while pending:
+                done, pending = wait(pending, POLL, FIRST_COMPLETED)
+                if asked.arrived:
+                    stop.set()
+                steps |= {futures[future]: future.result() for future in done}
+        except BrokenProcessPool:
+            if asked.arrived:
+                raise Interrupted(GOES_ON) from None
+            raise UserError(
+                "a process that trained was ended by the system, for want of memory most likely: what was saved is "
+                f"whole; go on with fewer at once, --distill.workers {workers - 1}"
+            ) from None
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    setting.made.update(steps)
+    return steps
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """While entered, Ctrl-C is not heard: neither here nor, until they train, by the processes that are started.
+
+    They shall end when they are asked to, not each in its own way.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if StopSignal.can_ask() else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def begin(stop: Event) -> None:
+    """In a new process: end when asked to; at once if whoever would ask is gone, for the next run may be at work."""
+    parent = multiprocessing.parent_process()
+
+    def asked() -> bool:
+        if parent is not None and not parent.is_alive():
+            os._exit(1)
+        return stop.is_set()
+
+    StopSignal.asked = staticmethod(asked)
+
+
+def work(setting: Setting, stage: Stage, threads: int) -> int:
+    """In such a process: train one model; what is said of it begins with its name."""
+    if StopSignal.asked():
+        raise Interrupted(GOES_ON)
+    config = replace(stage.config, machine=replace(stage.config.machine, threads=threads))
+    with redirect_stderr(Labelled(sys.stderr, stage.path.stem)):
+        return train_once(setting, replace(stage, config=config))
+
+
+class Labelled(TextIOBase):
+    """A stream whose lines begin with a label and are written whole, so that those of several processes don't mix."""
+
+    def __init__(self, stream: TextIO, label: str) -> None:
+        self.stream, self.label, self.begun = stream, label, ""
+
+    def write(self, text: str) -> int:
+        """Keep what is no whole line yet."""
+        *lines, self.begun = (self.begun + text).split("\n")
+        if lines:
+            self.stream.write("".join(f"{self.label}: {line}\n" for line in lines))
+            self.stream.flush()
+        return len(text)
