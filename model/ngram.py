@@ -17,7 +17,7 @@ Source: Chen and Goodman 1998, "An Empirical Study of Smoothing Techniques for L
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 MISSING = -1  # id of a gram never seen, or one that would reach back over the start of the tweet
+TOGETHER = 16  # tweets whose expectations are made small together
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # where the text is too short to estimate them; KenLM's choice as well
 
 
@@ -264,6 +265,33 @@ def into_rows(probabilities: Floats, vocabulary: Vocabulary) -> Floats:
     return sums.astype(np.float64, copy=False)
 
 
+class UnigramInRows:
+    """The lowest level summed into rows, for a model that loses a tweet's counts now and gets them back later.
+
+    It keeps the sums over all grams, so that only those of the tweet have to be looked at.
+    """
+
+    def __init__(self, ngram: NGram, vocabulary: Vocabulary) -> None:
+        self.level, self.row_of = ngram.levels[0], vocabulary.row_of.numpy()
+        self.floor = into_rows(ngram.floor, vocabulary)
+        self.counts = self.level.counts.copy()
+        self.discounts = self.level.discounts[np.minimum(self.counts, 3)]
+        self.sums = np.bincount(self.row_of[self.level.tokens], self.counts - self.discounts, vocabulary.num_rows)
+        self.total, self.discounted = int(self.counts.sum()), float(self.discounts.sum())
+
+    def now(self, changed: Ints) -> Floats:
+        """Probabilities (V,), if other counts than those of the grams `changed` (n,), each once, are as they were."""
+        counts = self.level.counts[changed]
+        discounts = self.level.discounts[np.minimum(counts, 3)]
+        fewer, less = counts - self.counts[changed], discounts - self.discounts[changed]
+        total = self.total + int(fewer.sum())
+        if total == 0:
+            return self.floor
+        expected = self.sums + self.floor * (self.discounted + less.sum())
+        np.add.at(expected, self.row_of[self.level.tokens[changed]], fewer - less)
+        return expected / total
+
+
 def left_out_rows(ngram: NGram, tweets: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Iterator[Floats]:
     """For each training tweet, what a model that never saw it expects at each of its places: (len(tweet) - 1, V).
 
@@ -275,10 +303,10 @@ def left_out_rows(ngram: NGram, tweets: Sequence[Sequence[int]], vocabulary: Voc
         tweets: framed.
         vocabulary: whose V rows the probabilities are summed into.
     """
-    row_of = vocabulary.row_of.numpy()
+    row_of, unigram = vocabulary.row_of.numpy(), UnigramInRows(ngram, vocabulary)
     for tweet in tweets:
         with ngram.without(tweet) as found:
-            yield ngram.spread([ids[:-1] for ids in found], into_rows(ngram.unigram(), vocabulary), row_of)
+            yield ngram.spread([ids[:-1] for ids in found], unigram.now(np.unique(found[0][1:])), row_of)
 
 
 def leave_one_out(ngram: NGram, tweets: Sequence[Sequence[int]], vocabulary: Vocabulary, top_k: int) -> SoftTargets:
@@ -288,5 +316,7 @@ def leave_one_out(ngram: NGram, tweets: Sequence[Sequence[int]], vocabulary: Voc
     what else could have stood there.
     """
     base = torch.from_numpy(into_rows(ngram.unigram(), vocabulary))
-    rows = left_out_rows(ngram, tweets, vocabulary)
-    return concatenate([compress(torch.from_numpy(dense).float(), base, top_k) for dense in rows])
+    rows, parts = left_out_rows(ngram, tweets, vocabulary), []
+    while some := list(islice(rows, TOGETHER)):
+        parts.append(compress(torch.from_numpy(np.concatenate(some, dtype=np.float32)), base, top_k))
+    return concatenate(parts)
