@@ -7,12 +7,14 @@ A checkpoint is torch's zip of tensors and plain values. `best_model.pth` has wh
 import pickle
 import zipfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from config.cli import parse
+from config.cli import CONFIG_FILE
 from config.schema import SECTIONS, Config, UserError
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.transformer import GPT
@@ -85,6 +87,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+@cache
+def defaults() -> dict[str, dict[str, Any]]:
+    """The settings as config.yaml has them."""
+    found: dict[str, dict[str, Any]] = yaml.safe_load(CONFIG_FILE.read_text(encoding="utf-8"))
+    return found
+
+
 def config_from_dict(values: dict[str, dict[str, Any]], path: Path) -> Config:
     """The settings stored in a checkpoint. Those that came later, the model's apart, have today's defaults; those that
     went since, the model's apart, are left out.
@@ -92,10 +101,9 @@ def config_from_dict(values: dict[str, dict[str, Any]], path: Path) -> Config:
     Raises:
         UserError: they are not the settings of this version.
     """
-    today = parse("train", [])[0].to_dict()
     known = {
         name: section | {key: value for key, value in values.get(name, {}).items() if key in section}
-        for name, section in today.items()
+        for name, section in defaults().items()
     }
     known["model"] = values.get("model", {})
     try:

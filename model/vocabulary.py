@@ -12,7 +12,7 @@ That is still a proper distribution over all 50,257 tokens.
 import re
 from collections import Counter
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -116,7 +116,8 @@ class Vocabulary:
         return logits.index_fill(-1, self.shared.to(logits.device), float("-inf"))
 
 
+@lru_cache(maxsize=1)
 def shapes_of(tokenizer: Tokenizer) -> Tensor:
-    """Which of SHAPES each GPT-2 token has, (50257,)."""
+    """Which of SHAPES each GPT-2 token has, (50257,); found once, so not to be changed."""
     patterns = [re.compile(shape) for shape in SHAPES]
     return torch.tensor([next(i for i, p in enumerate(patterns) if p.fullmatch(b)) for b in tokenizer.token_bytes])

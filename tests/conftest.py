@@ -18,6 +18,7 @@ from trainer.train import train
 from utils.preprocess import Corpus, Tweet, preprocess
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start: two tests share two cores
 # A busy machine is no bug: no example fails for being slow.
 hypothesis_settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("calm")

@@ -10,6 +10,7 @@ import yaml
 
 from config.cli import COMMANDS, CONFIG_FILE, parse, run_command, settings
 from config.schema import SECTIONS, UserError
+from model.checkpoint import defaults
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,6 +23,7 @@ def test_yaml_and_dataclasses_have_the_same_keys_and_every_key_is_explained() ->
     explained = settings()
     keys = {f"{section}.{key}" for section, values in written.items() for key in values}
     assert keys == set(explained) and all(comment.strip() for _, comment in explained.values())
+    assert written == parse("train", [])[0].to_dict() == defaults()
 
 
 def test_precedence_is_file_then_config_then_flags(tmp_path: Path) -> None:
