@@ -68,6 +68,10 @@ class Level:
         known[known] = self.keys[place[known]] == wanted[known]
         return np.where(known, place, MISSING)
 
+    def discount(self, counts: Ints) -> Floats:
+        """What is taken off each of these counts."""
+        return self.discounts[np.minimum(counts, 3)]
+
     def share(self, contexts: Ints) -> tuple[Ints, Ints, Floats, Floats]:
         """How this level divides the probability after each of n contexts.
 
@@ -80,7 +84,7 @@ class Level:
         owner = np.repeat(np.arange(len(contexts)), sizes)
         gram = np.arange(len(owner)) + np.repeat(first - sizes.cumsum() + sizes, sizes)
         counts = self.counts[gram]
-        discount = self.discounts[np.minimum(counts, 3)]
+        discount = self.discount(counts)
         total = np.bincount(owner, counts, len(contexts))
         seen = total > 0
         divisor = np.where(seen, total, 1.0)
@@ -275,15 +279,14 @@ class UnigramInRows:
         self.level, self.row_of = ngram.levels[0], vocabulary.row_of.numpy()
         self.floor = into_rows(ngram.floor, vocabulary)
         self.counts = self.level.counts.copy()
-        self.discounts = self.level.discounts[np.minimum(self.counts, 3)]
+        self.discounts = self.level.discount(self.counts)
         self.sums = np.bincount(self.row_of[self.level.tokens], self.counts - self.discounts, vocabulary.num_rows)
         self.total, self.discounted = int(self.counts.sum()), float(self.discounts.sum())
 
     def now(self, changed: Ints) -> Floats:
         """Probabilities (V,), if other counts than those of the grams `changed` (n,), each once, are as they were."""
         counts = self.level.counts[changed]
-        discounts = self.level.discounts[np.minimum(counts, 3)]
-        fewer, less = counts - self.counts[changed], discounts - self.discounts[changed]
+        fewer, less = counts - self.counts[changed], self.level.discount(counts) - self.discounts[changed]
         total = self.total + int(fewer.sum())
         if total == 0:
             return self.floor

@@ -190,6 +190,24 @@ def test_lines_are_written_whole_and_labelled() -> None:
     assert stream.getvalue() == "member_1: one line\nmember_1: another one\n"
 
 
+def test_an_end_asked_as_the_last_one_ends_is_not_lost(
+    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = set_up(
+        settings("--distill.workers", "2", "--distill.members", "2", "--distill.member_epochs", "1"), corpus
+    )
+
+    def ask_at_the_end(pending: Any, timeout: float, when: str) -> Any:
+        found = wait(pending)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(workers, "wait", ask_at_the_end)
+    with pytest.raises(Interrupted):
+        train_all(setting, member_stages(setting))
+    assert all(stage.path.is_file() for stage in member_stages(setting)), "all were done"
+
+
 def test_who_is_asked_before_he_begins_does_not_begin(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

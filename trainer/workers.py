@@ -1,7 +1,8 @@
 """Several models trained at once, each in a process of its own.
 
-A step of a small model is two thousand small pieces of work: a second core hardly speeds these up, and a GPU waits
-between them. So models that do not need each other are trained side by side, each on its share of the cores.
+A step of a small model is two thousand small pieces of work: a second core takes less than half of the time off them
+(222 ms became 131 at 4 x 128), and a GPU waits between them. So models that do not need each other are trained side by
+side, each on its share of the cores.
 """
 
 import multiprocessing
@@ -91,7 +92,9 @@ def side_by_side(setting: Setting, stages: Sequence[Stage], workers: int) -> dic
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
-    setting.made.update(steps)
+        setting.made.update(steps)
+        if asked.arrived:  # as the last of them ended
+            raise Interrupted(GOES_ON)
     return steps
 
 
