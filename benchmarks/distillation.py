@@ -18,14 +18,14 @@ import numpy as np
 
 from benchmarks.quality import read, spread
 from config.cli import parse
+from distillation.distill import distill
+from distillation.report import WHO
+from distillation.runs import set_up
+from evaluation.baselines import measure_baselines
+from evaluation.metrics import paired_difference
+from evaluation.verdict import percent
 from model.tokenizer import load_tokenizer
-from trainer.baselines import measure_baselines
-from trainer.batches import Rows
-from trainer.distill import distill
-from trainer.distill_report import WHO
-from trainer.measures import paired_difference
-from trainer.stages import set_up
-from trainer.verdict import percent
+from trainer.batches import TweetDataset
 from utils.preprocess import preprocess
 
 KEPT = ("bits_per_byte", "parameters", "stop_rate", "exact_copies", "ngram8_in_train", "nats", "tokens_per_second")
@@ -37,7 +37,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     flags = ["--paths.root", str(options.root), "--data.path", str(options.csv), *options.flags]
     config = parse("distill", flags)[0]
     corpus = preprocess(config)
-    rows: Rows = set_up(config, corpus).rows("val")
+    rows: TweetDataset = set_up(config, corpus).rows("val")
     baselines = measure_baselines(corpus.train, corpus.val, load_tokenizer())
     for seed in options.seeds:
         if any(record["seed"] == seed for record in done):

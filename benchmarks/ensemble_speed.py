@@ -15,9 +15,9 @@ from pathlib import Path
 
 from benchmarks.timing import choose, show, spread, table, times
 from config.cli import parse
-from trainer.stages import set_up
-from trainer.teachers import member_stages
-from trainer.workers import affordable, train_all
+from distillation.runs import set_up
+from distillation.teachers import member_stages
+from distillation.workers import affordable, train_all
 from utils.preprocess import Corpus, preprocess
 
 
@@ -26,12 +26,12 @@ def seconds_of(options: argparse.Namespace, corpus: Corpus, *, members: int, wor
     with tempfile.TemporaryDirectory() as root:
         flags = ["--paths.root", root, "--distill.members", str(members), "--distill.workers", str(workers)]
         flags += ["--distill.member_epochs", str(options.epochs), *options.flags]
-        setting = set_up(parse("distill", flags)[0], corpus)
-        stages = member_stages(setting)
-        at_once = min(members, workers or affordable(setting, stages))
+        context = set_up(parse("distill", flags)[0], corpus)
+        stages = member_stages(context)
+        at_once = min(members, workers or affordable(context, stages))
         started = time.perf_counter()
         with redirect_stderr(StringIO()):
-            train_all(setting, stages)
+            train_all(context, stages)
         return time.perf_counter() - started, at_once
 
 

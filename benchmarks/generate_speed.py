@@ -21,9 +21,9 @@ from benchmarks.rivals import nanogpt, peers_of
 from benchmarks.timing import REPEATS, choose, clock, show, spread, table, take_turns, times
 from config.cli import parse
 from config.schema import Config
+from export.export import export
 from generate.generate import generate
 from model.checkpoint import Bundle
-from model.export import export
 from model.linear import lay_out_for_writing
 from model.tokenizer import END, load_tokenizer
 from model.transformer import GPT
@@ -60,7 +60,7 @@ def untrained(config: Config, device: torch.device) -> Bundle:
     ids = tokenizer.encode_batch([tweet.text for tweet in preprocess(config).train])
     vocabulary = Vocabulary.build(config.model, tokenizer, ids)
     torch.manual_seed(0)
-    model = GPT(config.model, vocabulary.num_rows)
+    model = GPT(config.model, vocabulary.vocab_size)
     assert model.head_bias is not None
     model.head_bias.data[vocabulary.end] = NEVER
     return Bundle(model.eval().to(device), tokenizer, vocabulary, config, {})
@@ -130,7 +130,7 @@ def difference(bundle: Bundle, model: Any) -> float:
     """The largest difference of a log probability, ours against a model exported over all of GPT-2's tokens."""
     device = bundle.model.wte.weight.device
     ids = [END, *bundle.tokenizer.encode(PROMPT)]
-    logits = bundle.model(bundle.vocabulary.to_rows(ids)[None].to(device)).cpu()
+    logits = bundle.model(bundle.vocabulary.from_gpt2(ids)[None].to(device)).cpu()
     theirs = model(torch.tensor([ids], device=device)).logits.log_softmax(-1).cpu()
     return float((bundle.vocabulary.log_probs(logits) - theirs).abs().max())
 
@@ -159,7 +159,7 @@ def measure(
     shape, device = bundle.config.model, bundle.model.wte.weight.device
     stocks = exported(bundle, folder) if "transformers" in peers else {}
     lay_out_for_writing(bundle.model)  # as `python main.py generate` does
-    found: dict[str, Any] = {"rows": bundle.vocabulary.num_rows, "speeds": {}}
+    found: dict[str, Any] = {"rows": bundle.vocabulary.vocab_size, "speeds": {}}
     if stocks:
         found["log_probability_difference"] = difference(bundle, stocks[FULL][0])
         assert found["log_probability_difference"] < 1e-3, "the exported model is another one"

@@ -21,7 +21,7 @@ from config.schema import Config
 from model.tokenizer import END, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
-from trainer.batches import Rows
+from trainer.batches import TweetDataset
 from trainer.score import Scores, score
 from utils.preprocess import Corpus
 
@@ -90,11 +90,11 @@ def run_peer(name: str, config: Config, corpus: Corpus, *, seed: int) -> PeerRes
     )
     ids = tokenizer.encode_batch([tweet.text for tweet in corpus.train])
     vocabulary = Vocabulary.build(shape, tokenizer, ids)
-    stream = vocabulary.row_of[torch.tensor([index for tweet in ids for index in (END, *tweet)])]
-    val = Rows.encode(corpus.val, tokenizer, vocabulary, shape.block_size)
+    stream = vocabulary.id_of[torch.tensor([index for tweet in ids for index in (END, *tweet)])]
+    val = TweetDataset.encode(corpus.val, tokenizer, vocabulary, shape.block_size)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = GPT(shape, vocabulary.num_rows)
+    model = GPT(shape, vocabulary.vocab_size)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peer.learning_rate, betas=(0.9, 0.99), weight_decay=peer.weight_decay, fused=True
     )

@@ -23,15 +23,15 @@ import torch
 from benchmarks.peers import PEERS, run_peer
 from config.cli import parse
 from config.schema import Config
+from distillation.distill import train_student
+from distillation.runs import set_up
+from distillation.teachers import make_teachers
+from evaluation.baselines import measure_baselines
+from evaluation.metrics import paired_difference
 from model.checkpoint import load_bundle
 from model.tokenizer import load_tokenizer
-from trainer.baselines import measure_baselines
-from trainer.batches import Rows
-from trainer.distill import train_student
-from trainer.measures import paired_difference
+from trainer.batches import TweetDataset
 from trainer.score import score
-from trainer.stages import set_up
-from trainer.teachers import make_teachers
 from trainer.train import train
 from utils.preprocess import Corpus, preprocess
 
@@ -39,10 +39,10 @@ from utils.preprocess import Corpus, preprocess
 RECIPES: dict[str, list[str]] = {
     "small": [],
     "small, no n-gram teacher": ["--train.ngram_weight", "0"],
-    "small, no unseen play": ["--train.unseen_rate", "0"],
+    "small, no UNK replacement": ["--train.unk_replacement", "0"],
     "small, no output bias (nor calibration)": ["--model.output_bias", "false"],
     "small, no calibration": ["--train.calibrate", "false"],
-    "small, no relatives": ["--train.relatives", "false"],
+    "small, no subword features": ["--train.subword_features", "false"],
     "small, no weight decay": ["--train.weight_decay", "0"],
     "small, no dropout before the head": ["--train.output_dropout", "0"],
     "small, float32": ["--machine.precision", "f32"],
@@ -59,7 +59,7 @@ def run_ours(flags: Sequence[str], config: Config, corpus: Corpus, *, seed: int)
     state = train(config, corpus)
     records = [json.loads(line) for line in config.paths.metrics.read_text(encoding="utf-8").splitlines()]
     bundle = load_bundle(config.paths.best_model, torch.device("cpu"))
-    rows = Rows.encode(corpus.val, bundle.tokenizer, bundle.vocabulary, config.model.block_size)
+    rows = TweetDataset.encode(corpus.val, bundle.tokenizer, bundle.vocabulary, config.model.block_size)
     scores = score(bundle.model, bundle.vocabulary, rows)
     return {
         "nats": scores.nats.tolist(),
@@ -74,13 +74,13 @@ def run_best(config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
     """Distill a student and score it; the teachers' training counts in its seconds where it was done here."""
     flags = ["--paths.root", config.paths.root, "--train.seed", str(seed)]
     started = time.perf_counter()
-    setting = set_up(parse("distill", flags)[0], corpus)
-    teachers = make_teachers(setting, config.paths.best_model)
-    path, _ = train_student(setting, teachers, generation=1)
-    bundle = load_bundle(path, setting.device)
+    context = set_up(parse("distill", flags)[0], corpus)
+    teachers = make_teachers(context, config.paths.best_model)
+    path, _ = train_student(context, teachers, generation=1)
+    bundle = load_bundle(path, context.device)
     return {
-        "nats": score(bundle.model, bundle.vocabulary, setting.rows("val")).nats.tolist(),
-        "teacher_nats": score(teachers.committee(), setting.vocabulary, setting.rows("val")).nats.tolist(),  # type: ignore[arg-type]
+        "nats": score(bundle.model, bundle.vocabulary, context.rows("val")).nats.tolist(),
+        "teacher_nats": score(teachers.ensemble(), context.vocabulary, context.rows("val")).nats.tolist(),  # type: ignore[arg-type]
         "parameters": bundle.model.num_parameters(),
         "epoch": bundle.info["epoch"],
         "train_seconds": round(time.perf_counter() - started, 1),

@@ -61,8 +61,8 @@ def any_shape() -> None:
     """Products of as many tokens as there are."""
     from trainer import batches, head
 
-    head.MULTIPLE, batch = 1, batches.Rows.batch
-    vars(batches)["Rows"].batch = lambda self, rows, unseen=None, multiple=1: batch(self, rows, unseen)
+    head.MULTIPLE, batch = 1, batches.TweetDataset.batch
+    vars(batches)["TweetDataset"].batch = lambda self, rows, unseen=None, multiple=1: batch(self, rows, unseen)
 
 
 def plain_adamw() -> None:

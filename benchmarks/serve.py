@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from config.cli import parse
-from web.schemas import MODEL_NAME
+from server.schemas import MODEL_NAME
 
 ROOT = Path(__file__).parents[1]
 REPEATS = 5
@@ -42,7 +42,7 @@ def untrained(folder: Path) -> Path:
     vocabulary = Vocabulary.build(config.model, load_tokenizer(), [range(8000)])
     torch.manual_seed(0)
     path = folder / "random.pth"
-    save_checkpoint(path, model_content(GPT(config.model, vocabulary.num_rows), vocabulary, config, {}))
+    save_checkpoint(path, model_content(GPT(config.model, vocabulary.vocab_size), vocabulary, config, {}))
     return path
 
 

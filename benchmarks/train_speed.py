@@ -43,7 +43,7 @@ from config.cli import parse
 from config.schema import Config
 from model.tokenizer import END, NUM_TOKENS, load_tokenizer
 from trainer.batches import PAD
-from trainer.prepare import framed_ids, prepare
+from trainer.job import framed_ids, prepare
 from trainer.progress import Progress
 from trainer.train import Trainer
 from utils.preprocess import Corpus, preprocess
@@ -51,7 +51,7 @@ from utils.run_log import RunLog
 
 OURS = "ours"
 FLOAT32 = ["--machine.precision", "f32"]
-PLAIN = [*FLOAT32, "--train.ngram_weight", "0", "--train.relatives", "false"]
+PLAIN = [*FLOAT32, "--train.ngram_weight", "0", "--train.subword_features", "false"]
 VARIANTS = {
     OURS: [],
     "ours, float32": FLOAT32,
@@ -124,7 +124,7 @@ def ours(config: Config, corpus: Corpus) -> Side:
     def steps() -> Iterator[int]:
         while True:
             order = {"seed": config.train.seed, "epoch": trainer.state.epoch}
-            unseen = job.train.playing_unseen(job.unseen_rows, rate=config.train.unseen_rate, **order)
+            unseen = job.train.unk_replacements(job.unk_ids, rate=config.train.unk_replacement, **order)
             for rows in job.train.epoch(config.train.batch_size, **order):
                 before = trainer.state.tokens
                 trainer.update(rows, unseen)
@@ -132,7 +132,7 @@ def ours(config: Config, corpus: Corpus) -> Side:
             trainer.state.epoch += 1
 
     numbers = "bf16" if trainer.dtype == torch.bfloat16 else "fp32"
-    return Side(timed(steps(), job.device), job.vocabulary.num_rows, reach(job.train.lengths), numbers)
+    return Side(timed(steps(), job.device), job.vocabulary.vocab_size, reach(job.train.lengths), numbers)
 
 
 def theirs(device: torch.device) -> str:

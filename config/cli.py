@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.schema import SECTIONS, Config, UserError
+from config.schema import RENAMED, SECTIONS, Config, UserError
 
 CONFIG_FILE = Path(__file__).with_name("config.yaml")
 KEPT = "; what was saved before is whole: "
@@ -39,7 +39,7 @@ class Command:
 
 COMMANDS = {
     "run": Command(
-        "trainer.run:run",
+        "pipeline.run:run",
         "the whole job: preprocess, train, evaluate, samples, plot",
         "python main.py run --data.path my_tweets.csv",
         ("paths", "machine", "data", "model", "train", "generate"),
@@ -63,7 +63,7 @@ COMMANDS = {
         ("paths", "machine", "model", "train"),
     ),
     "distill": Command(
-        "trainer.distill:run",
+        "distillation.distill:run",
         "teach a student with an ensemble and an n-gram, beside the same student without: results/distillation.json",
         "python main.py distill --distill.members 3 --distill.weight 0.5",
         ("paths", "machine", "model", "train", "distill"),
@@ -77,28 +77,28 @@ COMMANDS = {
         json=True,
     ),
     "evaluate": Command(
-        "trainer.evaluate:run",
+        "evaluation.evaluate:run",
         "judge a model on the validation tweets, beside the baselines: results/report.html",
         "python main.py evaluate --evaluate.model gpt2 --evaluate.against checkpoints/best_model.pth",
         ("paths", "machine", "generate", "evaluate"),
         json=True,
     ),
     "export": Command(
-        "model.export:run",
+        "export.export:run",
         "take a model elsewhere: a Hugging Face folder, or a GGUF file with a Modelfile for Ollama",
         "python main.py export --export.to gguf --export.output elon/elon.gguf --export.quantize q8_0",
         ("paths", "generate", "export"),
         json=True,
     ),
     "attention": Command(
-        "generate.attention_page:run",
+        "inspection.page:run",
         "look inside a model as it reads a text: results/attention.html and attention_map.png",
         'python main.py attention "Mars is" --attention.against checkpoints/teacher.pth',
         ("paths", "machine", "attention"),
         prompt=True,
     ),
     "serve": Command(
-        "web.server:serve",
+        "web.serve:serve",
         "the playground and an OpenAI-compatible API, on http://127.0.0.1:7860",
         "python main.py serve --serve.port 8000",
         ("paths", "machine", "generate", "serve"),
@@ -110,7 +110,7 @@ COMMANDS = {
         ("paths",),
     ),
     "doctor": Command(
-        "trainer.doctor:run",
+        "pipeline.doctor:run",
         "what is installed, the device, memory, disk, the tweets a run would use and about how long it would take",
         "python main.py doctor --data.path my_tweets.csv",
         ("paths", "machine", "data", "model", "train"),
@@ -189,6 +189,9 @@ def one_line(error: BaseException) -> str:
         key = (flag or option)[1]  # type: ignore[index]
     else:
         return text
+    section = key.partition(".")[0]
+    if key in RENAMED:
+        return f"{key} is now called {section}.{RENAMED[key]}"
     near = difflib.get_close_matches(key, settings(), n=1)
     return f"unknown setting {key}" + (f": did you mean {near[0]}?" if near else ": see --help for the settings")
 

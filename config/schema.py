@@ -22,6 +22,10 @@ def require(ok: bool, key: str, found: object, fix: str) -> None:
 
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+RENAMED = {  # what a setting was called before: its name now, in the same section
+    "train.relatives": "subword_features",
+    "train.unseen_rate": "unk_replacement",
+}
 TEACHERS = ("ensemble", "chain", "ngram")  # names in distill.teacher that are no files
 
 
@@ -187,9 +191,9 @@ class TrainConfig:
     beta2: float
     grad_clip: float
     output_dropout: float
-    relatives: bool
+    subword_features: bool
     calibrate: bool
-    unseen_rate: float
+    unk_replacement: float
     ngram_weight: float
     patience: int
     sample_every: int
@@ -204,7 +208,7 @@ class TrainConfig:
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "give a positive rate")
         require(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "give a positive norm")
         require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "give 0 or more")
-        for name in ("final_lr_fraction", "warmup_fraction", "unseen_rate", "ngram_weight"):
+        for name in ("final_lr_fraction", "warmup_fraction", "unk_replacement", "ngram_weight"):
             value = getattr(self, name)
             require(0.0 <= value <= 1.0, f"train.{name}", value, "give a share from 0 to 1")
         for name in ("beta1", "beta2", "output_dropout"):

@@ -15,7 +15,7 @@ from torch import Tensor
 from config.cli import parse
 from config.schema import Config
 from model.transformer import Block
-from trainer.prepare import prepare
+from trainer.job import prepare
 from trainer.train import Trainer
 from utils.files import atomic_write
 from utils.preprocess import Corpus, preprocess

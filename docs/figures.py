@@ -19,8 +19,8 @@ from torch import Tensor
 from config.cli import parse
 from config.schema import Config, UserError
 from docs.comparison import HERE, RESULT
-from generate.attention import attention_weights, read
-from generate.attention_page import attention_page, label
+from inspection.attention import attention_weights, read
+from inspection.page import attention_page, label
 from model.checkpoint import Bundle, load_bundle
 from model.device import choose_device
 from model.tokenizer import END
@@ -49,7 +49,7 @@ def logits_of(bundle: Bundle, ids: list[int]) -> Tensor:
     """Logits (T, V) after each of the tokens (T,), without the rows that stand for no token in particular."""
     device = bundle.model.wte.weight.device
     with torch.no_grad():
-        logits = bundle.model(bundle.vocabulary.to_rows(ids).to(device)[None])[0].float().cpu()
+        logits = bundle.model(bundle.vocabulary.from_gpt2(ids).to(device)[None])[0].float().cpu()
     return bundle.vocabulary.forbid_shared(logits)
 
 
@@ -89,7 +89,7 @@ def positions(bundle: Bundle) -> "Figure":
 def head(bundle: Bundle) -> "Figure":
     """The map of the head that looks back the most decidedly: with the strongest weights on earlier tokens."""
     ids = read(bundle, READING)
-    weights = attention_weights(bundle.model, bundle.vocabulary.to_rows(ids).to(bundle.model.wte.weight.device)).cpu()
+    weights = attention_weights(bundle.model, bundle.vocabulary.from_gpt2(ids).to(bundle.model.wte.weight.device)).cpu()
     back = weights.tril(-1)[..., 2:, 1:].amax(-1).mean(-1)  # (L, H); neither itself nor the first mark counts
     layer, chosen = divmod(int(back.argmax()), weights.shape[1])
     names = [label(bundle.tokenizer, index) for index in ids]
@@ -153,7 +153,7 @@ def temperature(bundle: Bundle) -> "Figure":
         spots = [spot + (place - 1) * 0.27 for spot in range(10)]
         name = f"temperature {value} (these ten: {sum(chances):.0%})"
         axes.bar(spots, chances, width=0.25, color=colour, label=name)
-    names = [label(bundle.tokenizer, index) for index in bundle.vocabulary.to_ids(rows)]
+    names = [label(bundle.tokenizer, index) for index in bundle.vocabulary.to_gpt2(rows)]
     axes.set_xticks(range(10), names, family="monospace", parse_math=False)
     axes.set(title=f"What follows “{OPENING}”?", ylabel="probability")
     axes.legend(frameon=False)

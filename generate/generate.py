@@ -110,7 +110,7 @@ class Batch:
         self.bundle = bundle
         self.drafts: list[Draft] = []  # each has its row of the cache and of the logits
         self.cache = bundle.model.new_cache(0)
-        self.logits = bundle.model.wte.weight.new_zeros(0, bundle.vocabulary.num_rows)
+        self.logits = bundle.model.wte.weight.new_zeros(0, bundle.vocabulary.vocab_size)
 
     @torch.inference_mode()
     def join(self, drafts: list[Draft]) -> None:
@@ -139,7 +139,7 @@ class Batch:
             uniform = torch.tensor([draft.uniform[len(draft.new)] for draft in drafts], device=allowed.device)
             chosen.append(draw(filtered(allowed, sampling, seen), uniform, temperature=sampling.temperature))
             order += places
-        ids = self.bundle.vocabulary.to_ids(torch.cat(chosen).tolist()) if chosen else []
+        ids = self.bundle.vocabulary.to_gpt2(torch.cat(chosen).tolist()) if chosen else []
         for place, index in zip(order, ids, strict=True):
             draft = self.drafts[place]
             draft.new.append(index)
@@ -167,7 +167,7 @@ class Batch:
                 self.drafts[place] = self.drafts[-1]
                 self.drafts.pop()
         if self.drafts:
-            rows = self.bundle.vocabulary.to_rows(draft.new[-1] for draft in self.drafts)
+            rows = self.bundle.vocabulary.from_gpt2(draft.new[-1] for draft in self.drafts)
             self.logits = self.bundle.model(rows[:, None].to(self.logits.device), self.cache)[:, -1]
         else:
             self.logits = self.logits[:0]
@@ -193,7 +193,7 @@ def read_prompts(bundle: Bundle, drafts: list[Draft]) -> tuple[Tensor, Cache]:
     longest = 1 + max(map(len, prompts))
     framed = [[END, *prompt] + [END] * (longest - 1 - len(prompt)) for prompt in prompts]
     cache = bundle.model.new_cache(len(prompts))
-    stream = bundle.model.trunk(bundle.vocabulary.row_of[torch.tensor(framed)].to(device), cache)
+    stream = bundle.model.trunk(bundle.vocabulary.id_of[torch.tensor(framed)].to(device), cache)
     cache.lengths = [1 + len(prompt) for prompt in prompts]  # forget the padding
     place = [prompts.index(tuple(draft.ids)) for draft in drafts]
     last = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -204,9 +204,9 @@ def read_prompts(bundle: Bundle, drafts: list[Draft]) -> tuple[Tensor, Cache]:
 
 def seen_rows(bundle: Bundle, drafts: list[Draft]) -> Tensor:
     """Which rows of the vocabulary each draft already holds, (B, V)."""
-    seen = torch.zeros(len(drafts), bundle.vocabulary.num_rows, dtype=torch.bool)
+    seen = torch.zeros(len(drafts), bundle.vocabulary.vocab_size, dtype=torch.bool)
     for number, draft in enumerate(drafts):
-        seen[number, bundle.vocabulary.to_rows(draft.ids + draft.new)] = True
+        seen[number, bundle.vocabulary.from_gpt2(draft.ids + draft.new)] = True
     return seen.to(bundle.model.wte.weight.device)
 
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from config.cli import CONFIG_FILE
-from config.schema import SECTIONS, Config, UserError
+from config.schema import RENAMED, SECTIONS, Config, UserError
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
@@ -101,10 +101,10 @@ def config_from_dict(values: dict[str, dict[str, Any]], path: Path) -> Config:
     Raises:
         UserError: they are not the settings of this version.
     """
-    known = {
-        name: section | {key: value for key, value in values.get(name, {}).items() if key in section}
-        for name, section in defaults().items()
-    }
+    known = {}
+    for name, section in defaults().items():
+        stored = {RENAMED.get(f"{name}.{key}", key): value for key, value in values.get(name, {}).items()}
+        known[name] = section | {key: value for key, value in stored.items() if key in section}
     known["model"] = values.get("model", {})
     try:
         return Config(**{name: kind(**known[name]) for name, kind in SECTIONS.items()})
@@ -122,7 +122,7 @@ def load_bundle(path: Path, device: torch.device) -> Bundle:
     try:
         config = config_from_dict(content["config"], path)
         vocabulary = Vocabulary(content["row_of"], content["log_prior"])
-        model = GPT(config.model, vocabulary.num_rows)
+        model = GPT(config.model, vocabulary.vocab_size)
         model.load_state_dict(content["model"])
     except (KeyError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path} is not a whole model of elon-transformer: {str(error).splitlines()[0]}") from None
@@ -134,7 +134,7 @@ def model_content(model: GPT, vocabulary: Vocabulary, config: Config, info: dict
     """What `load_bundle` needs to find in a checkpoint."""
     return {
         "model": model.state_dict(),
-        "row_of": vocabulary.row_of,
+        "row_of": vocabulary.id_of,
         "log_prior": vocabulary.log_prior,
         "config": config.to_dict(),
         "info": info,

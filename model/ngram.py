@@ -168,19 +168,19 @@ class NGram:
             return self.unigram()
         return self.spread([ids[-1:] for ids in self.grams(tokens)], self.unigram(), np.arange(NUM_TOKENS))[0]
 
-    def spread(self, contexts: Sequence[Ints], unigram: Floats, row_of: Ints) -> Floats:
+    def spread(self, contexts: Sequence[Ints], unigram: Floats, id_of: Ints) -> Floats:
         """Probabilities (n, V) after n contexts.
 
         Args:
             contexts: for the lengths 1, 2, ... ids (n,) of the context's last tokens; MISSING where never seen.
             unigram: (V,) lowest level, summed into rows.
-            row_of: (50257,) row of each token, below V.
+            id_of: (50257,) row of each token, below V.
         """
         weight = np.ones(len(contexts[0]))
         places, amounts = [], []
         for level, ids in reversed(list(zip(self.levels[1:], contexts, strict=False))):
             gram, owner, excess, rest = level.share(ids)
-            places.append(owner * len(unigram) + row_of[level.tokens[gram]])
+            places.append(owner * len(unigram) + id_of[level.tokens[gram]])
             amounts.append(excess * weight[owner])
             weight *= rest
         dense = weight[:, None] * unigram
@@ -263,9 +263,9 @@ def choose_order(
     return min(orders, key=cost)
 
 
-def into_rows(probabilities: Floats, vocabulary: Vocabulary) -> Floats:
+def to_vocabulary(probabilities: Floats, vocabulary: Vocabulary) -> Floats:
     """Probabilities (50257,) of tokens summed into the model's rows, (V,)."""
-    sums = np.bincount(vocabulary.row_of.numpy(), probabilities, vocabulary.num_rows)
+    sums = np.bincount(vocabulary.id_of.numpy(), probabilities, vocabulary.vocab_size)
     return sums.astype(np.float64, copy=False)
 
 
@@ -276,11 +276,11 @@ class UnigramInRows:
     """
 
     def __init__(self, ngram: NGram, vocabulary: Vocabulary) -> None:
-        self.level, self.row_of = ngram.levels[0], vocabulary.row_of.numpy()
-        self.floor = into_rows(ngram.floor, vocabulary)
+        self.level, self.id_of = ngram.levels[0], vocabulary.id_of.numpy()
+        self.floor = to_vocabulary(ngram.floor, vocabulary)
         self.counts = self.level.counts.copy()
         self.discounts = self.level.discount(self.counts)
-        self.sums = np.bincount(self.row_of[self.level.tokens], self.counts - self.discounts, vocabulary.num_rows)
+        self.sums = np.bincount(self.id_of[self.level.tokens], self.counts - self.discounts, vocabulary.vocab_size)
         self.total, self.discounted = int(self.counts.sum()), float(self.discounts.sum())
 
     def now(self, changed: Ints) -> Floats:
@@ -291,7 +291,7 @@ class UnigramInRows:
         if total == 0:
             return self.floor
         expected = self.sums + self.floor * (self.discounted + less.sum())
-        np.add.at(expected, self.row_of[self.level.tokens[changed]], fewer - less)
+        np.add.at(expected, self.id_of[self.level.tokens[changed]], fewer - less)
         return expected / total
 
 
@@ -306,10 +306,10 @@ def left_out_rows(ngram: NGram, tweets: Sequence[Sequence[int]], vocabulary: Voc
         tweets: framed.
         vocabulary: whose V rows the probabilities are summed into.
     """
-    row_of, unigram = vocabulary.row_of.numpy(), UnigramInRows(ngram, vocabulary)
+    id_of, unigram = vocabulary.id_of.numpy(), UnigramInRows(ngram, vocabulary)
     for tweet in tweets:
         with ngram.without(tweet) as found:
-            yield ngram.spread([ids[:-1] for ids in found], unigram.now(np.unique(found[0][1:])), row_of)
+            yield ngram.spread([ids[:-1] for ids in found], unigram.now(np.unique(found[0][1:])), id_of)
 
 
 def leave_one_out(ngram: NGram, tweets: Sequence[Sequence[int]], vocabulary: Vocabulary, top_k: int) -> SoftTargets:
@@ -318,7 +318,7 @@ def leave_one_out(ngram: NGram, tweets: Sequence[Sequence[int]], vocabulary: Voc
     A model that has seen a tweet expects it nearly to the letter and teaches nothing; one that has not seen it knows
     what else could have stood there.
     """
-    base = torch.from_numpy(into_rows(ngram.unigram(), vocabulary))
+    base = torch.from_numpy(to_vocabulary(ngram.unigram(), vocabulary))
     rows, parts = left_out_rows(ngram, tweets, vocabulary), []
     while some := list(islice(rows, TOGETHER)):
         parts.append(compress(torch.from_numpy(np.concatenate(some, dtype=np.float32)), base, top_k))

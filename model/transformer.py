@@ -4,7 +4,7 @@
 
 Pre-norm, learned positions, GELU in its tanh form, biases, and a head that shares its weights with the embedding, as in
 Radford et al. 2019 and OpenAI's released code, with its names, so that export is a renaming. One addition: a bias per
-output row, which folds into a stock GPT-2 on export (model/export.py).
+output row, which folds into a stock GPT-2 on export (export/export.py).
 
 Shapes: B tweets, T tokens given, S tokens seen so far (in the cache, and given), C = n_embd, H = n_head, D = C / H,
 V rows of the vocabulary.
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         self.layer, self.n_head = layer, config.n_head
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
-        self.attend = attend  # generate/attention.py puts an explicit path here to see the weights
+        self.attend = attend  # inspection/attention.py puts an explicit path here to see the weights
 
     def forward(self, x: Tensor, *, cache: Cache | None, positions: Tensor | None, visible: Tensor | None) -> Tensor:
         B, T, C = x.shape
@@ -93,18 +93,18 @@ class GPT(nn.Module):
 
     Args:
         config: the model's shape.
-        num_rows: V, the rows of its vocabulary (model/vocabulary.py).
+        vocab_size: V, the rows of its vocabulary (model/vocabulary.py).
     """
 
-    def __init__(self, config: ModelConfig, num_rows: int) -> None:
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(num_rows, config.n_embd)
+        self.wte = nn.Embedding(vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.drop = Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
-        self.head_bias = nn.Parameter(torch.zeros(num_rows)) if config.output_bias else None
+        self.head_bias = nn.Parameter(torch.zeros(vocab_size)) if config.output_bias else None
         self.init_weights()
 
     def init_weights(self) -> None:

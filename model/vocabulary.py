@@ -28,31 +28,31 @@ class Vocabulary:
     """The map between GPT-2 token ids and rows of the model: first the rows with an id of their own, then the shared.
 
     Args:
-        row_of: (50257,) row of each id.
+        id_of: (50257,) row of each id.
         log_prior: (50257,) log probability of each id within its row; 0 where it has the row to itself.
 
     Attributes:
-        num_rows: rows in the model's embedding.
-        ids: (num_rows,) GPT-2 id of each row, -1 where it is shared.
-        is_shared: (num_rows,) whether several ids share the row.
+        vocab_size: rows in the model's embedding.
+        gpt2_ids: (vocab_size,) GPT-2 id of each row, -1 where it is shared.
+        is_shared: (vocab_size,) whether several ids share the row.
         end: row of the end mark.
 
     Raises:
         UserError: these are not maps of GPT-2's vocabulary.
     """
 
-    def __init__(self, row_of: Tensor, log_prior: Tensor) -> None:
-        if row_of.shape != (NUM_TOKENS,) or log_prior.shape != (NUM_TOKENS,) or int(row_of.min()) < 0:
+    def __init__(self, id_of: Tensor, log_prior: Tensor) -> None:
+        if id_of.shape != (NUM_TOKENS,) or log_prior.shape != (NUM_TOKENS,) or int(id_of.min()) < 0:
             raise UserError(f"the vocabulary does not cover GPT-2's {NUM_TOKENS:,} tokens")
-        self.row_of, self.log_prior = row_of.long(), log_prior.float()
-        users = torch.bincount(self.row_of)
-        self.num_rows = len(users)
+        self.id_of, self.log_prior = id_of.long(), log_prior.float()
+        users = torch.bincount(self.id_of)
+        self.vocab_size = len(users)
         self.is_shared = users > 1
-        self.ids = torch.full((self.num_rows,), -1)
-        self.ids[self.row_of] = torch.arange(NUM_TOKENS)
-        self.ids[self.is_shared] = -1
+        self.gpt2_ids = torch.full((self.vocab_size,), -1)
+        self.gpt2_ids[self.id_of] = torch.arange(NUM_TOKENS)
+        self.gpt2_ids[self.is_shared] = -1
         self.shared = self.is_shared.nonzero()[:, 0]
-        self.end = int(self.row_of[END])
+        self.end = int(self.id_of[END])
 
     @classmethod
     def build(cls, config: ModelConfig, tokenizer: Tokenizer, train_ids: Iterable[Iterable[int]]) -> "Vocabulary":
@@ -68,51 +68,51 @@ class Vocabulary:
         kept = counts >= config.min_count
         kept[END] = True
         own = kept.nonzero()[:, 0]
-        row_of = torch.full((NUM_TOKENS,), -1)
-        row_of[own] = torch.arange(len(own))
+        id_of = torch.full((NUM_TOKENS,), -1)
+        id_of[own] = torch.arange(len(own))
         log_prior = torch.zeros(NUM_TOKENS)
         rows, shapes = len(own), shapes_of(tokenizer)
-        log_weights = unseen_log_weights(counts, row_of < 0, shapes, tokenizer)
+        log_weights = unseen_log_weights(counts, id_of < 0, shapes, tokenizer)
         for shape in range(len(SHAPES)):
-            unseen = (shapes == shape) & (row_of < 0)
+            unseen = (shapes == shape) & (id_of < 0)
             if bool(unseen.any()):
-                row_of[unseen] = rows
+                id_of[unseen] = rows
                 log_prior[unseen] = log_weights[unseen].log_softmax(0).float()
                 rows += 1
-        return cls(row_of, log_prior)
+        return cls(id_of, log_prior)
 
-    def unseen_rows(self, tokenizer: Tokenizer) -> Tensor:
-        """For each row, (num_rows,), the shared row of tokens of its shape; -1 where there is none."""
+    def unk_ids(self, tokenizer: Tokenizer) -> Tensor:
+        """For each row, (vocab_size,), the shared row of tokens of its shape; -1 where there is none."""
         shapes = shapes_of(tokenizer)
         shared = torch.full((len(SHAPES),), -1)
-        unseen = self.is_shared[self.row_of]
-        shared[shapes[unseen]] = self.row_of[unseen]
-        return torch.where(self.ids >= 0, shared[shapes[self.ids]], -1)
+        unseen = self.is_shared[self.id_of]
+        shared[shapes[unseen]] = self.id_of[unseen]
+        return torch.where(self.gpt2_ids >= 0, shared[shapes[self.gpt2_ids]], -1)
 
-    def to_rows(self, ids: Iterable[int]) -> Tensor:
+    def from_gpt2(self, ids: Iterable[int]) -> Tensor:
         """Rows (n,) of GPT-2 ids (n,)."""
         rows = self._row_list
         return torch.tensor([rows[index] for index in ids], dtype=torch.long)
 
-    def to_ids(self, rows: Iterable[int]) -> list[int]:
+    def to_gpt2(self, rows: Iterable[int]) -> list[int]:
         """GPT-2 ids of rows that are not shared."""
         ids = self._id_list
         return [ids[row] for row in rows]
 
     @cached_property
     def _row_list(self) -> list[int]:  # a list is asked for a single token in a tenth of a tensor's time
-        return self.row_of.tolist()
+        return self.id_of.tolist()
 
     @cached_property
     def _id_list(self) -> list[int]:
-        return self.ids.tolist()
+        return self.gpt2_ids.tolist()
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        """Log probabilities over all of GPT-2's tokens, (..., 50257), from logits over rows, (..., num_rows)."""
-        return logits.log_softmax(-1)[..., self.row_of] + self.log_prior.to(logits.dtype)
+        """Log probabilities over all of GPT-2's tokens, (..., 50257), from logits over rows, (..., vocab_size)."""
+        return logits.log_softmax(-1)[..., self.id_of] + self.log_prior.to(logits.dtype)
 
     def forbid_shared(self, logits: Tensor) -> Tensor:
-        """Logits (..., num_rows) in which no shared row can be drawn: it stands for no token in particular."""
+        """Logits (..., vocab_size) in which no shared row can be drawn: it stands for no token in particular."""
         return logits.index_fill(-1, self.shared.to(logits.device), float("-inf"))
 
 

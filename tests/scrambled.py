@@ -19,7 +19,7 @@ def scrambled(bundle: Bundle, *, vocabulary: Vocabulary | None = None, seed: int
     vocabulary = vocabulary or bundle.vocabulary
     config = replace(bundle.config, model=replace(bundle.config.model, **shape))
     torch.manual_seed(seed)
-    model = GPT(config.model, vocabulary.num_rows).eval()
+    model = GPT(config.model, vocabulary.vocab_size).eval()
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.3)
     gain, bias = model.ln_f.weight, model.ln_f.bias

@@ -16,9 +16,9 @@ from config.cli import parse
 from config.schema import Config
 from generate.generate import load_copy_check
 from model.checkpoint import Bundle
-from web.api import create_api
-from web.engine import Engine
-from web.server import listen, make_server
+from server.api import create_api
+from server.engine import Engine
+from server.server import listen, make_server
 
 NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)>${alert(3)}{{value}}`\"'&amp; 🚀"
 
@@ -29,15 +29,15 @@ def serving(bundle: Bundle, *, key: str | None = None, **limits: Any) -> Iterato
     config = served(key=key, **limits)
     with (
         Engine(bundle, None, width=config.serve.width, queue=config.serve.queue) as engine,
-        listen(config.serve) as door,
+        listen(config.serve) as sock,
     ):
         ready = threading.Event()
         server = make_server(create_api(engine, config.serve, config.generate), ready=ready.set)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:
             assert ready.wait(10)
-            yield f"http://127.0.0.1:{door.getsockname()[1]}", engine
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}", engine
         finally:
             server.should_exit = True
             thread.join(10)

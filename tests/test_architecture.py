@@ -6,7 +6,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ("config", "utils", "model", "generate", "trainer", "web", "main")
+LAYERS = (
+    "config",
+    "utils",
+    "model",
+    "generate",
+    "inspection",
+    "export",
+    "trainer",
+    "server",
+    "evaluation",
+    "web",
+    "distillation",
+    "pipeline",
+    "main",
+)
 FILES = [path for name in LAYERS[:-1] for path in sorted((ROOT / name).glob("*.py"))] + [ROOT / "main.py"]
 KNOW_NO_MODEL = ("utils",)
 

@@ -16,7 +16,7 @@ from benchmarks import generate_speed, limits, rivals, same_curves, startup, tim
 from model.tokenizer import END, load_tokenizer
 from tests.conftest import TINY
 from trainer.batches import PAD
-from trainer.prepare import framed_ids
+from trainer.job import framed_ids
 from trainer.train import Trainer
 from utils.preprocess import preprocess
 

@@ -14,7 +14,7 @@ import torch
 from config.cli import COMMANDS, parse
 from config.schema import Config
 from docs import comparison, figures
-from generate.attention import read
+from inspection.attention import read
 from model.checkpoint import Bundle
 from model.transformer import Block
 from utils.preprocess import Tweet
@@ -98,7 +98,7 @@ def test_endings_are_the_chance_to_draw_the_mark(trained: tuple[Config, Bundle])
     ids = read(bundle, figures.WHOLE)
     shown = heights(figures.ending(bundle))
     for t in range(len(ids)):
-        scores = bundle.model(bundle.vocabulary.to_rows(ids[: t + 1])[None])[0, -1].exp()
+        scores = bundle.model(bundle.vocabulary.from_gpt2(ids[: t + 1])[None])[0, -1].exp()
         expected = scores[bundle.vocabulary.end] / scores[~bundle.vocabulary.is_shared].sum()
         assert shown[t] == pytest.approx(float(expected), rel=1e-3)
 

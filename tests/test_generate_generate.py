@@ -20,10 +20,10 @@ def plain_greedy(bundle: Bundle, prompt: str, limit: int) -> tuple[list[int], st
     """The slow way: the whole text through the model for every token."""
     ids = bundle.tokenizer.encode(prompt)
     for _ in range(limit):
-        rows = bundle.vocabulary.row_of[torch.tensor([END, *ids])][None]
+        rows = bundle.vocabulary.id_of[torch.tensor([END, *ids])][None]
         scores = bundle.model(rows)[0, -1]
         scores[bundle.vocabulary.is_shared] = -torch.inf
-        best = int(bundle.vocabulary.ids[int(scores.argmax())])
+        best = int(bundle.vocabulary.gpt2_ids[int(scores.argmax())])
         if best == END:
             return ids, "stop"
         ids.append(best)
@@ -89,7 +89,7 @@ def test_the_shared_row_and_penalties_are_respected(trained: Trained) -> None:
     config, bundle = trained
     settings = replace(config.generate, num_samples=20, temperature=3.0, top_p=1.0, repetition_penalty=1e9)
     for sample in generate(bundle, [""], settings):
-        assert not any(bundle.vocabulary.is_shared[bundle.vocabulary.row_of[index]] for index in sample.ids)
+        assert not any(bundle.vocabulary.is_shared[bundle.vocabulary.id_of[index]] for index in sample.ids)
         assert len(set(sample.ids)) == len(sample.ids)  # nothing is ever said twice under such a penalty
 
 

@@ -30,7 +30,7 @@ def test_a_model_comes_back(trained: tuple[Config, Bundle]) -> None:
     again = load_bundle(config.paths.best_model, CPU)
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), bundle.model.parameters(), strict=True))
     assert again.config.to_dict() == config.to_dict()
-    assert torch.equal(again.vocabulary.row_of, bundle.vocabulary.row_of) and not again.model.training
+    assert torch.equal(again.vocabulary.id_of, bundle.vocabulary.id_of) and not again.model.training
 
 
 def test_missing_and_cut_short(trained: tuple[Config, Bundle], tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_the_parts_are_all_there_is(monkeypatch: pytest.MonkeyPatch, cores: int)
 def test_another_layout_is_the_same_model() -> None:
     torch.manual_seed(0)
     settings = replace(parse("train", [])[0].model, n_layer=2, n_head=2, n_embd=16, block_size=8)
-    model, rows = GPT(settings, num_rows=40).eval(), torch.arange(6)[None]
+    model, rows = GPT(settings, vocab_size=40).eval(), torch.arange(6)[None]
     attention, mlp = model.get_submodule("h.0.attn.c_attn"), model.get_submodule("h.0.mlp.c_proj")
     before, logits = copy.deepcopy(model.state_dict()), model(rows)
     lay_out_for_writing(model)

@@ -165,15 +165,15 @@ def rows_for(tweets: list[list[int]], min_count: int = 1) -> Vocabulary:
     """A row for each token with that many uses; the others share two rows, the even ids one and the odd ids one."""
     counts = Counter(token for tweet in tweets for token in tweet)
     own = sorted(token for token, count in counts.items() if count >= min_count)
-    row_of = len(own) + torch.arange(NUM_TOKENS) % 2
-    row_of[own] = torch.arange(len(own))
-    return Vocabulary(row_of, torch.zeros(NUM_TOKENS))
+    id_of = len(own) + torch.arange(NUM_TOKENS) % 2
+    id_of[own] = torch.arange(len(own))
+    return Vocabulary(id_of, torch.zeros(NUM_TOKENS))
 
 
 def folded(found: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """(V,) from (50257,)."""
-    rows = torch.zeros(vocabulary.num_rows, dtype=torch.float64)
-    return rows.index_add(0, vocabulary.row_of, torch.from_numpy(found)).numpy()
+    rows = torch.zeros(vocabulary.vocab_size, dtype=torch.float64)
+    return rows.index_add(0, vocabulary.id_of, torch.from_numpy(found)).numpy()
 
 
 @pytest.mark.parametrize(("order", "min_count"), [(1, 1), (2, 3), (3, 1), (4, 3)])
@@ -201,14 +201,14 @@ def test_token_of_one_tweet_only_gets_its_floor_without_it() -> None:
         level.discounts = full.discounts
     expected = without.distribution([END])
     rest = expected[9_999] / FLOOR[9_999]  # 9,999 occurs nowhere, so it has the floor alone
-    assert found[0, int(vocabulary.row_of[token])] == pytest.approx(rest * FLOOR[token])
+    assert found[0, int(vocabulary.id_of[token])] == pytest.approx(rest * FLOOR[token])
 
 
 def test_leave_one_out_leaves_the_model_as_it_was_and_keeps_all() -> None:
     tweets = corpus()
     vocabulary = rows_for(tweets)
     model, fresh = NGram.fit(tweets, 3), NGram.fit(tweets, 3)
-    targets = leave_one_out(model, tweets, vocabulary, vocabulary.num_rows)
+    targets = leave_one_out(model, tweets, vocabulary, vocabulary.vocab_size)
     for level, other in zip(model.levels, fresh.levels, strict=True):
         np.testing.assert_array_equal(level.counts, other.counts)
         np.testing.assert_array_equal(level.occurrences, other.occurrences)
@@ -249,5 +249,5 @@ def test_known_figures_on_the_real_csv(real_csv: Path, settings: Callable[..., C
     vocabulary = rows_for(train)
     known, nats = train[::4], 0.0  # a quarter, for speed
     for tweet, rows in zip(known, left_out_rows(models[2], known, vocabulary), strict=True):
-        nats -= float(np.log(rows[np.arange(len(tweet) - 1), vocabulary.to_rows(tweet[1:]).numpy()]).sum())
+        nats -= float(np.log(rows[np.arange(len(tweet) - 1), vocabulary.from_gpt2(tweet[1:]).numpy()]).sum())
     assert bits(nats, split.train[::4]) == pytest.approx(mean[2], rel=0.04)

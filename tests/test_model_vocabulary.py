@@ -16,7 +16,7 @@ SettingsOf = Callable[..., Config]
 def test_probabilities_sum_to_one(flags: tuple[str, str], settings: SettingsOf) -> None:
     config = settings("--model.vocabulary", flags[0], "--model.min_count", flags[1]).model
     vocabulary = Vocabulary.build(config, load_tokenizer(), [[5, 5, 7], [5, 40_000]])
-    logits = 3 * torch.randn(4, vocabulary.num_rows, dtype=torch.float64)
+    logits = 3 * torch.randn(4, vocabulary.vocab_size, dtype=torch.float64)
     total = vocabulary.log_probs(logits).exp().sum(-1)
     assert vocabulary.log_probs(logits).shape == (4, NUM_TOKENS)
     torch.testing.assert_close(total, torch.ones(4, dtype=torch.float64), atol=1e-6, rtol=0)
@@ -24,11 +24,11 @@ def test_probabilities_sum_to_one(flags: tuple[str, str], settings: SettingsOf) 
 
 def test_rows_of_the_corpus(settings: SettingsOf) -> None:
     vocabulary = Vocabulary.build(settings("--model.min_count", "2").model, load_tokenizer(), [[5, 5, 7], [9, 9, 9]])
-    assert vocabulary.ids.tolist() == [5, 9, END] + [-1] * len(SHAPES)  # 7 occurs once; the end mark has its row
+    assert vocabulary.gpt2_ids.tolist() == [5, 9, END] + [-1] * len(SHAPES)  # 7 occurs once; the end mark has its row
     assert vocabulary.is_shared.tolist() == [False] * 3 + [True] * len(SHAPES)
-    rows = vocabulary.to_rows([9, END, 7])
+    rows = vocabulary.from_gpt2([9, END, 7])
     assert rows.tolist()[:2] == [1, 2] and bool(vocabulary.is_shared[rows[2]])
-    assert vocabulary.to_ids([0, 2]) == [5, END]
+    assert vocabulary.to_gpt2([0, 2]) == [5, END]
 
 
 def test_unseen_tokens_share_by_shape(settings: SettingsOf) -> None:
@@ -36,10 +36,10 @@ def test_unseen_tokens_share_by_shape(settings: SettingsOf) -> None:
     (small, capital, middle, start, other) = (tokenizer.encode(t)[0] for t in (" zinc", " Zion", "zbek", "Zip", "!!"))
     seen = tokenizer.encode("The the.")
     vocabulary = Vocabulary.build(settings().model, tokenizer, [seen])
-    rows = vocabulary.to_rows([small, capital, middle, start, other]).tolist()
+    rows = vocabulary.from_gpt2([small, capital, middle, start, other]).tolist()
     assert len(set(rows)) == 5 and all(vocabulary.is_shared[row] for row in rows)
-    unseen = vocabulary.unseen_rows(tokenizer)
-    assert unseen[vocabulary.to_rows(seen)].tolist() == [rows[3], rows[0], rows[4]]  # "The", " the", "."
+    unseen = vocabulary.unk_ids(tokenizer)
+    assert unseen[vocabulary.from_gpt2(seen)].tolist() == [rows[3], rows[0], rows[4]]  # "The", " the", "."
     assert bool((unseen[vocabulary.is_shared] == -1).all())
 
 
@@ -53,11 +53,11 @@ def test_every_token_has_one_shape() -> None:
 
 def test_full_vocabulary_shares_nothing(settings: SettingsOf) -> None:
     vocabulary = Vocabulary.build(settings("--model.vocabulary", "full").model, load_tokenizer(), [[1]])
-    assert not vocabulary.is_shared.any() and vocabulary.num_rows == NUM_TOKENS
-    assert vocabulary.to_ids(vocabulary.to_rows([0, 777, END])) == [0, 777, END]
+    assert not vocabulary.is_shared.any() and vocabulary.vocab_size == NUM_TOKENS
+    assert vocabulary.to_gpt2(vocabulary.from_gpt2([0, 777, END])) == [0, 777, END]
     logits = torch.randn(2, NUM_TOKENS)
     assert torch.equal(vocabulary.forbid_shared(logits), logits)
-    assert bool((vocabulary.unseen_rows(load_tokenizer()) == -1).all())
+    assert bool((vocabulary.unk_ids(load_tokenizer()) == -1).all())
 
 
 def test_prior_falls_with_merge_rank(settings: SettingsOf) -> None:
@@ -70,7 +70,7 @@ def test_prior_falls_with_merge_rank(settings: SettingsOf) -> None:
 
 def test_no_shared_row_is_ever_drawn(settings: SettingsOf) -> None:
     vocabulary = Vocabulary.build(settings().model, load_tokenizer(), [[5, 7]])
-    probabilities = vocabulary.forbid_shared(torch.zeros(1, vocabulary.num_rows)).softmax(-1)
+    probabilities = vocabulary.forbid_shared(torch.zeros(1, vocabulary.vocab_size)).softmax(-1)
     assert not probabilities[0, vocabulary.is_shared].any() and float(probabilities.sum()) == pytest.approx(1)
 
 

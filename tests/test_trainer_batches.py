@@ -15,7 +15,7 @@ from model.tokenizer import END, NUM_TOKENS, load_tokenizer
 from model.vocabulary import Vocabulary
 from trainer import batches as module
 from trainer import tokens
-from trainer.batches import PAD, Rows, framed
+from trainer.batches import PAD, TweetDataset, framed
 from trainer.tokens import Tokens
 from utils.preprocess import Tweet
 
@@ -38,12 +38,12 @@ def vocabulary(settings: SettingsOf) -> Vocabulary:
 
 
 @pytest.fixture
-def rows(vocabulary: Vocabulary) -> Rows:
+def rows(vocabulary: Vocabulary) -> TweetDataset:
     """The four tweets, encoded."""
-    return Rows.encode(TWEETS, load_tokenizer(), vocabulary, 64)
+    return TweetDataset.encode(TWEETS, load_tokenizer(), vocabulary, 64)
 
 
-def texts_of(rows: Rows, vocabulary: Vocabulary, batches: list[torch.Tensor]) -> list[tuple[str, bool]]:
+def texts_of(rows: TweetDataset, vocabulary: Vocabulary, batches: list[torch.Tensor]) -> list[tuple[str, bool]]:
     """What the batches hold: each row's targets as text, and whether an end mark is learnt."""
     found = []
     for chosen in batches:
@@ -52,18 +52,18 @@ def texts_of(rows: Rows, vocabulary: Vocabulary, batches: list[torch.Tensor]) ->
         for inputs, targets in zip(batch.inputs, batch.targets, strict=True):
             real = targets[targets != PAD]
             assert torch.equal(inputs[1 : len(real)], real[:-1]), "a target is the next input"
-            ids = vocabulary.to_ids(real)
+            ids = vocabulary.to_gpt2(real)
             found.append((load_tokenizer().decode(ids), ids[-1] == END))
             assert END not in ids[:-1]
     return found
 
 
-def test_end_mark_is_learnt_only_where_a_tweet_is_whole(rows: Rows, vocabulary: Vocabulary) -> None:
+def test_end_mark_is_learnt_only_where_a_tweet_is_whole(rows: TweetDataset, vocabulary: Vocabulary) -> None:
     found = texts_of(rows, vocabulary, rows.in_order(3))
     assert sorted(found) == sorted((tweet.text, tweet.finished) for tweet in TWEETS)
 
 
-def test_every_epoch_has_every_tweet_once_in_another_order(rows: Rows, vocabulary: Vocabulary) -> None:
+def test_every_epoch_has_every_tweet_once_in_another_order(rows: TweetDataset, vocabulary: Vocabulary) -> None:
     epochs = [rows.epoch(2, seed=3, epoch=epoch) for epoch in range(6)]
     for batches in epochs:
         assert sorted(torch.cat(batches).tolist()) == [0, 1, 2, 3]
@@ -73,7 +73,7 @@ def test_every_epoch_has_every_tweet_once_in_another_order(rows: Rows, vocabular
 
 def test_little_is_padding(tweets: list[Tweet], vocabulary: Vocabulary) -> None:
     long = [Tweet(" ".join([tweet.text] * (1 + n % 7)), True) for n, tweet in enumerate(tweets)]
-    rows = Rows.encode(long, load_tokenizer(), vocabulary, 128)
+    rows = TweetDataset.encode(long, load_tokenizer(), vocabulary, 128)
     batches = [rows.batch(chosen) for chosen in rows.epoch(8, seed=0, epoch=0)]
     padded = sum(int((batch.targets == PAD).sum()) for batch in batches)
     places = sum(batch.targets.numel() for batch in batches)
@@ -82,7 +82,7 @@ def test_little_is_padding(tweets: list[Tweet], vocabulary: Vocabulary) -> None:
 
 @pytest.mark.parametrize("multiple", [2, 5, 128])
 def test_more_places_hold_the_same_tokens(tweets: list[Tweet], vocabulary: Vocabulary, multiple: int) -> None:
-    rows = Rows.encode(tweets, load_tokenizer(), vocabulary, 128)
+    rows = TweetDataset.encode(tweets, load_tokenizer(), vocabulary, 128)
     added = set()
     for chosen in rows.epoch(3, seed=0, epoch=0):
         plain, more = rows.batch(chosen), rows.batch(chosen, multiple=multiple)
@@ -96,18 +96,18 @@ def test_more_places_hold_the_same_tokens(tweets: list[Tweet], vocabulary: Vocab
 
 def test_long_texts_go_on_in_further_rows(vocabulary: Vocabulary) -> None:
     tweet = Tweet("the " * 50 + "end.", True)
-    rows = Rows.encode([tweet, TWEETS[0]], load_tokenizer(), vocabulary, 16)
+    rows = TweetDataset.encode([tweet, TWEETS[0]], load_tokenizer(), vocabulary, 16)
     ids = load_tokenizer().encode(tweet.text)
     assert rows.tweet.tolist() == [0] * 4 + [1]
     assert int(rows.lengths[:4].sum()) == len(ids) + 1 and int(rows.lengths.max()) <= 16
     batch = rows.batch(torch.arange(4))
     targets = batch.targets[batch.targets != PAD]
-    assert targets.tolist() == vocabulary.to_rows([*ids, END]).tolist()
+    assert targets.tolist() == vocabulary.from_gpt2([*ids, END]).tolist()
 
 
 def test_rows_end_with_sentences() -> None:
     text = 'One two three. Four "five six!" Seven is 7.5 here? Eight nine ten eleven twelve. It costs $3.50 now.'
-    rows = Rows.encode([Tweet(text, True)], load_tokenizer(), FULL, 12)
+    rows = TweetDataset.encode([Tweet(text, True)], load_tokenizer(), FULL, 12)
     batch = rows.batch(torch.arange(len(rows.starts)))
     parts = [load_tokenizer().decode(targets[targets != PAD].tolist()) for targets in batch.targets]
     parts[-1] += "<end>" * int(batch.targets[-1, int(rows.lengths[-1]) - 1] == END)
@@ -130,7 +130,7 @@ def test_every_token_of_any_text_is_predicted_once(texts: list[tuple[str, bool]]
     """Brute force: rows, laid end to end, are the framed ids; each is as long as it may be."""
     tokenizer = load_tokenizer()
     tweets = [Tweet(text, finished) for text, finished in texts]
-    rows = Rows.encode(tweets, tokenizer, FULL, block)
+    rows = TweetDataset.encode(tweets, tokenizer, FULL, block)
     whole = [[END, *tokenizer.encode(t.text), *([END] if t.finished else [])] for t in tweets]
     assert rows.num_predictions == sum(len(ids) - 1 for ids in whole)
     assert rows.num_bytes.tolist() == [len(t.text.encode()) + 1 for t in tweets]
@@ -191,7 +191,7 @@ def test_many_texts_are_encoded_batch_by_batch(
 
 def test_a_sample_has_parts_of_all(vocabulary: Vocabulary) -> None:
     long = [Tweet("the the red. " * 40 + "Mars!", n % 2 == 0) for n in range(6)]
-    rows = Rows.encode([*TWEETS, *long], load_tokenizer(), vocabulary, 16)
+    rows = TweetDataset.encode([*TWEETS, *long], load_tokenizer(), vocabulary, 16)
     assert rows.sample(rows.num_predictions, load_tokenizer()) is rows
     three = rows.sample(-(-rows.num_predictions // 3), load_tokenizer())
     assert len(three.starts) == pytest.approx(len(rows.starts) / 3, abs=1)
@@ -205,7 +205,7 @@ def test_a_sample_has_parts_of_all(vocabulary: Vocabulary) -> None:
     assert text == int(three.num_bytes.sum())
 
 
-def test_predictions_are_numbered_tweet_by_tweet(rows: Rows) -> None:
+def test_predictions_are_numbered_tweet_by_tweet(rows: TweetDataset) -> None:
     seen = []
     for chosen in rows.epoch(3, seed=0, epoch=0):
         batch = rows.batch(chosen)
@@ -215,19 +215,21 @@ def test_predictions_are_numbered_tweet_by_tweet(rows: Rows) -> None:
     assert int(first) == int(rows.lengths[0])
 
 
-def test_bytes_are_utf8_and_one_for_the_end(rows: Rows) -> None:
+def test_bytes_are_utf8_and_one_for_the_end(rows: TweetDataset) -> None:
     assert rows.num_bytes.tolist() == [len(tweet.text.encode("utf-8")) + 1 for tweet in TWEETS]
 
 
-def test_tokens_seen_once_play_the_unseen(rows: Rows, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
-    unseen = vocabulary.unseen_rows(load_tokenizer())
+def test_tokens_seen_once_play_the_unseen(
+    rows: TweetDataset, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unseen = vocabulary.unk_ids(load_tokenizer())
     everything = torch.arange(len(rows.starts))
     plain = rows.batch(everything)
     counts = torch.bincount(torch.cat([plain.targets[plain.targets != PAD], torch.tensor([vocabulary.end])]))
     once = (plain.targets != PAD) & (counts[plain.targets.clamp(min=0)] == 1)
 
     def played(rate: float, epoch: int) -> torch.Tensor:
-        return rows.batch(everything, rows.playing_unseen(unseen, rate=rate, seed=0, epoch=epoch)).targets
+        return rows.batch(everything, rows.unk_replacements(unseen, rate=rate, seed=0, epoch=epoch)).targets
 
     assert torch.equal(played(0.0, 0), plain.targets)
     always = played(1.0, 0)
@@ -240,9 +242,9 @@ def test_tokens_seen_once_play_the_unseen(rows: Rows, vocabulary: Vocabulary, mo
     assert torch.equal(played(0.3, 5), before)
 
 
-def test_inputs_play_what_targets_play(rows: Rows, vocabulary: Vocabulary) -> None:
-    unseen = vocabulary.unseen_rows(load_tokenizer())
-    batch = rows.batch(torch.arange(4), rows.playing_unseen(unseen, rate=0.5, seed=1, epoch=2))
+def test_inputs_play_what_targets_play(rows: TweetDataset, vocabulary: Vocabulary) -> None:
+    unseen = vocabulary.unk_ids(load_tokenizer())
+    batch = rows.batch(torch.arange(4), rows.unk_replacements(unseen, rate=0.5, seed=1, epoch=2))
     for inputs, targets in zip(batch.inputs, batch.targets, strict=True):
         real = targets[targets != PAD]
         assert torch.equal(inputs[1 : len(real)], real[:-1])

@@ -15,7 +15,7 @@ from model.vocabulary import SHAPES, Vocabulary, shapes_of
 from tests.conftest import TINY
 from trainer.batches import PAD
 from trainer.calibrate import KINDS, Calibration, make_calibration, taken_out
-from trainer.prepare import framed_ids
+from trainer.job import framed_ids
 from utils.preprocess import Tweet
 
 CONFIG = parse("train", TINY)[0]
@@ -51,7 +51,7 @@ def made(tweets: list[Tweet], *flags: str) -> tuple[Calibration, GPT, Vocabulary
     framed = framed_ids(tweets, TOKENIZER)
     vocabulary = Vocabulary.build(config.model, TOKENIZER, [tweet[1:] for tweet in framed])
     torch.manual_seed(0)
-    model = GPT(config.model, vocabulary.num_rows).eval()
+    model = GPT(config.model, vocabulary.vocab_size).eval()
     for parameter in model.parameters():
         parameter.data += torch.randn_like(parameter) / 3
     return make_calibration(config, framed, NGram.fit(framed, 3), vocabulary, TOKENIZER), model, vocabulary
@@ -89,7 +89,7 @@ def test_tokens_of_a_kind_keep_their_order(tweets: list[Tweet]) -> None:
     for kind in calibration.kinds.unique():
         assert len(offsets[calibration.kinds == kind].unique()) == 1
     counts = counted(framed_ids(tweets, TOKENIZER))
-    often = [row for row, index in enumerate(vocabulary.ids.tolist()) if 16 <= counts[index] < 32]
+    often = [row for row, index in enumerate(vocabulary.gpt2_ids.tolist()) if 16 <= counts[index] < 32]
     assert len(often) > 1 and calibration.kinds[often].unique().tolist() == [len(SHAPES) + 4]
     assert calibration.kinds[vocabulary.is_shared].tolist() == list(range(len(SHAPES)))
     assert int(calibration.kinds[vocabulary.end]) == len(SHAPES) + min(counts[END], 256).bit_length() - 1

@@ -25,8 +25,8 @@ from model.checkpoint import load_checkpoint
 from model.device import choose_device, precision, quick_products
 from model.transformer import GPT
 from tests.conftest import TINY
+from trainer.job import prepare, rows_at_once, step_bytes
 from trainer.parallel import Team
-from trainer.prepare import prepare, rows_at_once, step_bytes
 from trainer.train import Trainer
 from utils.preprocess import Tweet, load_processed
 from utils.run_log import read_log
@@ -329,7 +329,7 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("weight", ["0", "0.5"])
 def test_all_of_a_step_is_on_the_device(flags_in: Flags, monkeypatch: pytest.MonkeyPatch, weight: str) -> None:
     """On torch's `meta` device, where numbers are not computed but must be: as on a GPU, none may be left behind."""
-    monkeypatch.setattr("trainer.prepare.choose_device", lambda machine: torch.device("meta"))
+    monkeypatch.setattr("trainer.job.choose_device", lambda machine: torch.device("meta"))
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **more: nullcontext())  # it does not know that device
     config = of(flags_in("run", "--train.ngram_weight", weight))
     run = Trainer(prepare(config, load_processed(config.paths)))

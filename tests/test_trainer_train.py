@@ -15,7 +15,7 @@ from torch import Tensor
 
 from config.schema import Config, UserError
 from model.checkpoint import load_checkpoint
-from trainer.prepare import prepare
+from trainer.job import prepare
 from trainer.score import Scores
 from trainer.train import Interrupted, State, Trainer, train
 from utils.preprocess import Corpus, Tweet

@@ -10,7 +10,9 @@ from types import ModuleType
 import pytest
 
 from config.schema import Config, UserError
-from trainer import distill, run, train
+from distillation import distill
+from pipeline import run
+from trainer import train
 from utils.lock import LOCK, only_run
 
 ROOT = Path(__file__).parents[1]

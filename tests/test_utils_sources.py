@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from config.cli import parse
 from config.schema import Config, UserError
 from utils import sources
-from utils.readers import Post, Source
+from utils.source import Post, Source
 from utils.sources import KAGGLE, default_path, download
 
 CONFIG, _ = parse("preprocess", [])
@@ -325,9 +325,7 @@ def test_no_network_is_noticed_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reading_imports_no_heavy_library() -> None:
-    code = (
-        "import sys, utils.sources, utils.readers; print({'torch', 'pandas', 'kagglehub', 'ftfy'} & set(sys.modules))"
-    )
+    code = "import sys, utils.sources, utils.source; print({'torch', 'pandas', 'kagglehub', 'ftfy'} & set(sys.modules))"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

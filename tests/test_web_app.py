@@ -19,11 +19,11 @@ from config.schema import Config, GenerateConfig, UserError
 from generate.generate import generate
 from model.checkpoint import Bundle
 from model.tokenizer import END, load_tokenizer
+from server.engine import Engine
 from tests.serving import NASTY, Playground, playing
 from utils.preprocess import load_processed
 from web.app import in_a_loop
 from web.charts import Line, line_chart, ticks
-from web.engine import Engine
 from web.markup import Markup, notice, percent, tag
 from web.models import ALONE, Models
 from web.tab_about import about
@@ -191,13 +191,13 @@ def test_the_choices_are_the_models_probabilities(
     ids = bundle.tokenizer.encode("The dog")
     found = likeliest(bundle, ids, settings)
     with torch.no_grad():
-        logits = bundle.model(bundle.vocabulary.to_rows([END, *ids])[None])[0, -1]
+        logits = bundle.model(bundle.vocabulary.from_gpt2([END, *ids])[None])[0, -1]
     own = ~bundle.vocabulary.is_shared
     chances = (logits[own] / temperature).softmax(-1)
     expected = chances.sort(descending=True).values[:SHOWN]
     assert [chance for _, chance in found] == pytest.approx(expected.tolist(), rel=1e-4)
     for index, chance in found:
-        place = bundle.vocabulary.ids[own].tolist().index(index)
+        place = bundle.vocabulary.gpt2_ids[own].tolist().index(index)
         assert float(chances[place]) == pytest.approx(chance, rel=1e-4)
 
 

@@ -40,16 +40,17 @@ def config(playground: Playground) -> Config:
 @pytest.fixture(scope="module")
 def address(playground: Playground) -> Iterator[str]:
     """Where the whole server listens, API and playground."""
-    from web.server import application, listen, make_server
+    from server.server import listen, make_server
+    from web.serve import application
 
     ready = threading.Event()
-    with listen(playground.config.serve) as door:
+    with listen(playground.config.serve) as sock:
         server = make_server(application(playground.engine, playground.config), ready=ready.set)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:
             assert ready.wait(20)
-            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(10)

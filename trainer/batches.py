@@ -53,7 +53,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TweetDataset:
     """All texts, end to end.
 
     Attributes:
@@ -75,12 +75,14 @@ class Rows:
     finished: Tensor
 
     @classmethod
-    def encode(cls, tweets: Sequence[Tweet], tokenizer: Tokenizer, vocabulary: Vocabulary, block_size: int) -> "Rows":
+    def encode(
+        cls, tweets: Sequence[Tweet], tokenizer: Tokenizer, vocabulary: Vocabulary, block_size: int
+    ) -> "TweetDataset":
         """Encode tweets; one that has more than `block_size` predictions goes on in further rows."""
         return cls.of(Tokens.encode(tweets, tokenizer), tokenizer, vocabulary, block_size)
 
     @classmethod
-    def of(cls, tokens: Tokens, tokenizer: Tokenizer, vocabulary: Vocabulary, block_size: int) -> "Rows":
+    def of(cls, tokens: Tokens, tokenizer: Tokenizer, vocabulary: Vocabulary, block_size: int) -> "TweetDataset":
         """Rows of texts that are encoded already."""
         starts, lengths, tweet = cut_rows(tokens, tokenizer, block_size)
         return cls(
@@ -115,14 +117,14 @@ class Rows:
         return torch.from_numpy(self.tokens.ids[places.numpy()].astype(np.int64))
 
     def batch(self, rows: Tensor, unseen: tuple[Tensor, Tensor] | None = None, *, multiple: int = 1) -> Batch:
-        """These rows (B,) as a batch; `unseen`, from `playing_unseen`, says which tokens play the unseen.
+        """These rows (B,) as a batch; `unseen`, from `unk_replacements`, says which tokens play the unseen.
 
         T is a multiple of `multiple`, for there is code to be made for each T.
         """
         real, places = self.places(rows, multiple=multiple)
 
         def rows_at(places: Tensor) -> Tensor:
-            own = self.vocabulary.row_of[self.ids_at(places)]
+            own = self.vocabulary.id_of[self.ids_at(places)]
             if unseen is None or len(unseen[0]) == 0:
                 return own
             players, shared = unseen
@@ -154,23 +156,23 @@ class Rows:
 
     @cached_property
     def row_counts(self) -> Tensor:
-        """How often each row of the vocabulary stands in `tokens`, (num_rows,)."""
+        """How often each row of the vocabulary stands in `tokens`, (vocab_size,)."""
         by_id = torch.from_numpy(self.tokens.counts())
-        return torch.zeros(self.vocabulary.num_rows, dtype=torch.long).index_add_(0, self.vocabulary.row_of, by_id)
+        return torch.zeros(self.vocabulary.vocab_size, dtype=torch.long).index_add_(0, self.vocabulary.id_of, by_id)
 
     @cached_property
     def once(self) -> Tensor:
         """Where in `tokens.ids` the tokens stand whose row occurs only once, in order."""
-        wanted = (self.row_counts == 1)[self.vocabulary.row_of]
+        wanted = (self.row_counts == 1)[self.vocabulary.id_of]
         return torch.from_numpy(self.tokens.places_of(wanted.numpy()))
 
-    def playing_unseen(self, unseen_rows: Tensor, *, rate: float, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    def unk_replacements(self, unk_ids: Tensor, *, rate: float, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Where tokens that occur once play the shared row of their shape this epoch, and that row; both (k,).
 
         A token that training saw once is the nearest thing to one it never saw (Good 1953): letting it stand for
         the unseen at times teaches the model how likely, and after what, an unseen token comes.
         """
-        shared = unseen_rows[self.vocabulary.row_of[self.ids_at(self.once)]]
+        shared = unk_ids[self.vocabulary.id_of[self.ids_at(self.once)]]
         able = shared >= 0
         places, shared = self.once[able], shared[able]
         if rate == 0 or len(places) == 0:
@@ -183,7 +185,7 @@ class Rows:
             plays[here] = drawn[places[here] - first]
         return places[plays], shared[plays]
 
-    def sample(self, limit: int, tokenizer: Tokenizer) -> "Rows":
+    def sample(self, limit: int, tokenizer: Tokenizer) -> "TweetDataset":
         """Rows evenly apart with about `limit` predictions, or all if there are no more; of long texts, parts."""
         step = -(-self.num_predictions // limit)
         if step <= 1:

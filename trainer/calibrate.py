@@ -16,12 +16,12 @@ from torch import Tensor
 from config.schema import Config
 from generate.generate import generate
 from model.checkpoint import Bundle
+from model.ensemble import Ensemble
 from model.ngram import NGram
 from model.tokenizer import NUM_TOKENS, Tokenizer
 from model.transformer import GPT
 from model.vocabulary import SHAPES, Vocabulary, shapes_of
-from trainer.batches import PAD, Rows
-from trainer.committee import Committee
+from trainer.batches import PAD, TweetDataset
 from utils.preprocess import Tweet
 
 CONTEXTS = 250  # tweets written to look at: about 3,500 places
@@ -41,7 +41,7 @@ class Calibration:
 
     kinds: Tensor
     expected: Tensor
-    contexts: Rows
+    contexts: TweetDataset
 
     @torch.no_grad()
     def offsets(self, model: GPT) -> Tensor:
@@ -94,12 +94,12 @@ def make_calibration(
     shapes, least = shapes_of(tokenizer), config.model.min_count if config.model.vocabulary == "corpus" else 1
     flat = torch.tensor([index for tweet in tweets for index in tweet[1:]])
     counts = torch.bincount(flat, minlength=NUM_TOKENS)
-    kinds = torch.zeros(vocabulary.num_rows, dtype=torch.long)
-    kinds[vocabulary.row_of] = kind_of(counts, shapes, least)
-    writer = Committee([], vocabulary, config=config.model, ngram=ngram, ngram_share=1.0).eval()
+    kinds = torch.zeros(vocabulary.vocab_size, dtype=torch.long)
+    kinds[vocabulary.id_of] = kind_of(counts, shapes, least)
+    writer = Ensemble([], vocabulary, config=config.model, ngram=ngram, ngram_share=1.0).eval()
     author = Bundle(writer, tokenizer, vocabulary, config, {})  # type: ignore[arg-type]
     longest = config.model.block_size
     settings = replace(config.generate.unshaped(), num_samples=CONTEXTS, max_new_tokens=longest, seed=0)
     written = [Tweet(sample.text, sample.finish_reason == "stop") for sample in generate(author, [""], settings)]
-    contexts = Rows.encode(written, tokenizer, vocabulary, longest)
+    contexts = TweetDataset.encode(written, tokenizer, vocabulary, longest)
     return Calibration(kinds, taken_out(tweets, counts, shapes, least), contexts)

@@ -65,7 +65,7 @@ class Team:
         """Start dropout's random numbers for this step: others in each process, the same when it is taken again."""
         torch.manual_seed(zlib.crc32(f"{seed} {step} {self.rank}".encode()))
 
-    def add_up(self, model: nn.Module, sums: Tensor) -> Tensor:
+    def all_reduce(self, model: nn.Module, sums: Tensor) -> Tensor:
         """Add up the gradients of all processes in place, and return the total of `sums` (n,); for all to call.
 
         Everything goes in one message: as many numbers as the model has parameters.
@@ -82,7 +82,7 @@ class Team:
             parameter.grad = total.view_as(parameter)
         return sums
 
-    def start_alike(self, model: nn.Module) -> None:
+    def broadcast_parameters(self, model: nn.Module) -> None:
         """Give the first process's weights to all; for all to call."""
         if self.size > 1:
             with self.connected(), torch.no_grad():
@@ -106,7 +106,7 @@ class Team:
                 distributed.all_gather_object(values, value)
         return values
 
-    def from_first(self, value: T | None) -> T:
+    def broadcast(self, value: T | None) -> T:
         """What the first process gave; for all to call."""
         values = [value]
         if self.size > 1:
@@ -115,7 +115,7 @@ class Team:
         assert values[0] is not None
         return values[0]
 
-    def agreed(self, error: BaseException) -> BaseException:
+    def rank_error(self, error: BaseException) -> BaseException:
         """What to raise where all processes end for the same reason: the first one says it, the others just leave."""
         return error if self.first else SystemExit(0)
 
@@ -137,7 +137,7 @@ class Team:
         found = self.gather(str(problem) if problem else None)
         for rank, text in enumerate(found):
             if text is not None:
-                raise self.agreed(problem or UserError(f"process {rank} of {self.size}: {text}"))
+                raise self.rank_error(problem or UserError(f"process {rank} of {self.size}: {text}"))
 
     def check_alike(self, facts: dict[str, Any]) -> None:
         """Refuse to train on different things without noticing; for all to call.
@@ -147,7 +147,7 @@ class Team:
         """
         for rank, theirs in enumerate(self.gather(facts)):
             if other := [name for name, value in theirs.items() if value != facts[name]]:
-                raise self.agreed(UserError(f"process {rank} has not the same {other[0]} as process {self.rank}"))
+                raise self.rank_error(UserError(f"process {rank} has not the same {other[0]} as process {self.rank}"))
 
     @contextmanager
     def connected(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from model.tokenizer import END
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
-from trainer.batches import PAD, Rows
+from trainer.batches import PAD, TweetDataset
 
 AT_ONCE = 2048  # tokens at the head together: with all 50,257 rows their logits take 0.4 GB
 
@@ -43,14 +43,14 @@ class Scores:
 
 
 @torch.no_grad()
-def score(model: GPT, vocabulary: Vocabulary, rows: Rows, *, batch_size: int = 64) -> Scores:
+def score(model: GPT, vocabulary: Vocabulary, rows: TweetDataset, *, batch_size: int = 64) -> Scores:
     """Score every tweet of `rows`; the model is used as it stands (put it in evaluation mode first)."""
     device = model.wte.weight.device
     tweets = len(rows.num_bytes)
     nats = torch.zeros(tweets, dtype=torch.float64)
     tokens = torch.zeros(tweets, dtype=torch.int64)
     end_nats = torch.full((tweets,), math.nan, dtype=torch.float64)
-    end = int(vocabulary.row_of[END])
+    end = int(vocabulary.id_of[END])
     for chosen in rows.in_order(batch_size):
         batch = rows.batch(chosen)
         real = batch.targets != PAD

@@ -28,12 +28,12 @@ from model.device import compile_blocks, keep_memory, precision, quick_products
 from model.dropout import dropout
 from trainer.batches import PAD
 from trainer.head import HeadLoss
+from trainer.job import Job, describe, prepare, rows_at_once, say
 from trainer.optim import lr_at, make_optimizer
 from trainer.parallel import ALONE, Team, joined
-from trainer.prepare import Job, describe, prepare, rows_at_once, say
 from trainer.progress import Progress
-from trainer.relatives import relate, settled
 from trainer.score import Scores, score
+from trainer.subword_embedding import add_subword_features, merged_state_dict
 from utils.lock import only_run
 from utils.preprocess import Corpus, load_processed
 from utils.signals import StopSignal
@@ -70,7 +70,7 @@ class Trainer:
         self.job, self.config, self.team, self.state = job, job.config.train, job.team, State()
         self.kept = copy.deepcopy(job.model).to(job.device).eval()  # a plain GPT: the weights, made ready
         if job.relations is not None:
-            relate(job.model, job.relations)
+            add_subword_features(job.model, job.relations)
         self.model = job.model.to(job.device)
         self.model.wte.sparse = job.device.type == "cpu"  # its gradient joins the head's without being made dense first
         self.optimizer = make_optimizer(self.model, self.config)
@@ -92,7 +92,7 @@ class Trainer:
             Interrupted: Ctrl-C or SIGTERM arrived; the run has been saved and can go on.
             UserError: the loss or the gradient is no longer a finite number.
         """
-        self.team.start_alike(self.model)
+        self.team.broadcast_parameters(self.model)
         self.progress = Progress(self.total_steps, self.state.step)
         try:
             with StopSignal() as self.stop:
@@ -109,7 +109,7 @@ class Trainer:
         """The rest of the current epoch, batch by batch."""
         state, job = self.state, self.job
         settings = {"seed": self.config.seed, "epoch": state.epoch}
-        unseen = job.train.playing_unseen(job.unseen_rows, rate=self.config.unseen_rate, **settings)
+        unseen = job.train.unk_replacements(job.unk_ids, rate=self.config.unk_replacement, **settings)
         self.model.train()
         for rows in job.train.epoch(self.config.batch_size, **settings)[state.batch :]:
             self.update(rows, unseen)
@@ -117,7 +117,7 @@ class Trainer:
             if self.team.any(self.stop.arrived):
                 self.save_last()
                 problem = f"saved after step {state.step}: go on with `python main.py train --train.resume true`"
-                raise self.team.agreed(Interrupted(problem))
+                raise self.team.rank_error(Interrupted(problem))
             if time.perf_counter() - self.saved_at > 60 * self.config.save_minutes:
                 self.save_last()
 
@@ -134,7 +134,7 @@ class Trainer:
                 f"--train.learning_rate {self.config.learning_rate / 3:.1g} say, from the start or from the last save "
                 "(--train.resume true)"
             )
-            raise self.team.agreed(UserError(problem))
+            raise self.team.rank_error(UserError(problem))
         for group in self.optimizer.param_groups:
             group["lr"] = lr_at(state.step, self.total_steps, self.config)
         self.optimizer.step()
@@ -160,7 +160,7 @@ class Trainer:
             size = max(1, rows_at_once(self.job.config, self.team.size) >> state.halvings)
             with suppress(torch.OutOfMemoryError):
                 sums = self.gradient_in_parts(mine.split(size) if len(mine) else (), unseen, tokens)
-                sums = self.team.add_up(self.model, sums)
+                sums = self.team.all_reduce(self.model, sums)
                 norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
                 loss, nats, state.grad_norm = torch.cat([sums, norm[None]]).tolist()  # the only wait for a GPU
                 return loss, nats
@@ -204,12 +204,12 @@ class Trainer:
         if self.team.first:
             self.settle()
             found = score(self.kept, self.job.vocabulary, self.job.val)
-        return self.team.from_first(found)
+        return self.team.broadcast(found)
 
     @torch.no_grad()
     def settle(self) -> None:
         """Make the model that is kept: the weights as they stand, sums of relatives added up, rare tokens put right."""
-        self.kept.load_state_dict(settled(self.model))
+        self.kept.load_state_dict(merged_state_dict(self.model))
         if self.job.calibration and self.kept.head_bias is not None:
             self.kept.head_bias.add_(self.job.calibration.offsets(self.kept).to(self.job.device))
 

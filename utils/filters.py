@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from config.schema import DataConfig, UserError
-from utils.readers import Post
+from utils.source import Post
 
 
 def parse_date(text: str | None) -> float | None:

@@ -11,7 +11,7 @@ class StopSignal:
     """While it is entered, the first Ctrl-C or SIGTERM only sets `arrived`; a second one interrupts at once.
 
     Attributes:
-        asked: another way of being asked to end, for all of this process (trainer/workers.py).
+        asked: another way of being asked to end, for all of this process (distillation/workers.py).
     """
 
     asked: ClassVar[Callable[[], bool]] = staticmethod(lambda: False)

@@ -11,11 +11,11 @@ from argparse import Namespace
 from pathlib import Path
 
 from config.schema import Config, DataConfig, UserError
-from utils.archive import is_zip, read_archive
 from utils.files import atomic_write
-from utils.readers import TEXT_COLUMNS, Post, Scan, Source, scan
-from utils.records import read_json, read_txt
-from utils.tables import read_csv
+from utils.read_archive import is_zip, read_archive
+from utils.read_csv import read_csv
+from utils.read_json import read_json, read_txt
+from utils.source import TEXT_COLUMNS, Post, Scan, Source, scan
 
 __all__ = ["KAGGLE", "Post", "Source", "default_path", "download", "open_sources", "read_posts"]
 

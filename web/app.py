@@ -9,7 +9,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from config.schema import Config
-from web.engine import Engine
+from server.engine import Engine
 from web.markup import Markup, source, tag
 from web.models import Models
 from web.tab_about import AboutTab

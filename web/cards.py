@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from generate.generate import Sample
-from web.engine import Request
+from server.engine import Request
 from web.markup import Markup, tag
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 from config.schema import Config, UserError
 from model.checkpoint import load_bundle
 from model.linear import lay_out_for_writing
-from web.engine import Engine
+from server.engine import Engine
 
 ALONE = "no second model"
 NO_MODEL = ("last_model.pth", "written.pth")  # a run to go on with; tweets by teachers

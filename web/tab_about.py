@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from config.schema import PathsConfig, UserError
-from generate.attention_page import facts
+from inspection.page import facts
 from model.checkpoint import Bundle
 from utils.preprocess import load_processed
 from web.markup import Markup, table, tag, told
@@ -32,7 +32,7 @@ FILES = (
 def made(bundle: Bundle, paths: PathsConfig) -> Iterator[tuple[str, str]]:
     """Facts of how the model was made."""
     shape, recipe, data, info = bundle.model.config, bundle.config.train, bundle.config.data, bundle.info
-    vocabulary = f"{bundle.vocabulary.num_rows:,} rows for GPT-2's 50,257 tokens"
+    vocabulary = f"{bundle.vocabulary.vocab_size:,} rows for GPT-2's 50,257 tokens"
     yield "Kind", "a GPT-2 transformer, trained from scratch on this machine's tweets"
     yield "Shape", facts(bundle)
     yield "Sizes", f"width {shape.n_embd}, context {shape.block_size} tokens, {vocabulary}"

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from config.schema import DataConfig, PathsConfig, UserError
-from generate.attention_page import label
+from inspection.page import label
 from model.checkpoint import Bundle
 from utils.clean import Cleaner
 from utils.filters import Filters
@@ -165,7 +165,7 @@ def tokens_view(bundle: Bundle, text: str) -> Markup:
         ids = bundle.tokenizer.encode(text)
     except UserError as error:
         return notice(str(error))
-    shared = bundle.vocabulary.is_shared[bundle.vocabulary.to_rows(ids)].tolist() if ids else []
+    shared = bundle.vocabulary.is_shared[bundle.vocabulary.from_gpt2(ids)].tolist() if ids else []
     chips = [
         tag(
             "li",

@@ -3,7 +3,7 @@
 import gradio as gr
 
 from config.schema import UserError
-from generate.attention_page import attention_page
+from inspection.page import attention_page
 from web.markup import Markup, notice, tag
 from web.models import ALONE, Models
 

@@ -8,9 +8,9 @@ import gradio as gr
 import torch
 
 from config.schema import GenerateConfig, UserError
-from generate.attention_page import label
 from generate.generate import read_prompts, seen_rows, start
 from generate.sampling import filtered
+from inspection.page import label
 from model.checkpoint import Bundle
 from model.tokenizer import END
 from web.markup import Markup, joined, notice, percent, tag
@@ -40,8 +40,8 @@ def likeliest(bundle: Bundle, ids: list[int], settings: GenerateConfig) -> list[
     scores = filtered(allowed, settings, seen_rows(bundle, [draft]))
     if settings.temperature == 0:
         scores = scores * 1e6  # all to the likeliest
-    best = scores.softmax(-1)[0].topk(min(SHOWN, bundle.vocabulary.num_rows))
-    ids = bundle.vocabulary.to_ids(best.indices.tolist())
+    best = scores.softmax(-1)[0].topk(min(SHOWN, bundle.vocabulary.vocab_size))
+    ids = bundle.vocabulary.to_gpt2(best.indices.tolist())
     return [(index, chance) for index, chance in zip(ids, best.values.tolist(), strict=True) if chance > 0]
 
 

@@ -9,8 +9,8 @@ from queue import Empty, SimpleQueue
 import gradio as gr
 
 from config.schema import GenerateConfig, UserError
+from server.engine import Busy, Engine
 from web.cards import Column, cards
-from web.engine import Busy, Engine
 from web.markup import Markup, notice
 from web.models import ALONE, Models
 from web.tab_pick import Picker

@@ -1,0 +1,108 @@
+"""The HTTP server: a socket that listens, and uvicorn behind it."""
+
+import asyncio
+import errno
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from config.schema import ServeConfig, UserError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+
+HEADER_SECONDS = 10.0  # for the headers of a request to arrive
+GRACE_SECONDS = 1  # for open streams, after Ctrl-C
+
+
+def listen(settings: ServeConfig) -> socket.socket:
+    """A socket on serve.host and serve.port.
+
+    Raises:
+        UserError: it can't be had.
+    """
+    where = f"port {settings.port} of {settings.host}"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # asyncio only sends small answers at once (TCP_NODELAY) where a socket says that it is TCP
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((settings.host, settings.port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            other = settings.port + 1 if settings.port < 65535 else 0
+            raise UserError(
+                f"{where} is in use, maybe by another `serve`: stop that, or add --serve.port {other}"
+            ) from None
+        if error.errno == errno.EACCES:
+            raise UserError(f"{where} is not allowed: give a port from 1024 on with --serve.port") from None
+        raise UserError(f"can't listen on {where} ({error.strerror}): check --serve.host") from None
+    return sock
+
+
+def run_server(app: "FastAPI", sock: socket.socket, *, ready: Callable[[], None]) -> None:
+    """Answer until Ctrl-C, SIGTERM, or `should_exit` of the server."""
+    make_server(app, ready=ready).run(sockets=[sock])
+
+
+def make_server(app: "FastAPI", *, ready: Callable[[], None]) -> Any:
+    """A uvicorn server that calls `ready` when it listens, and does not wait for headers for ever."""
+    import h11
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Impatient(H11Protocol):
+        """Closes a connection whose next request has begun, or has never come, but is not there in time."""
+
+        deadline: asyncio.TimerHandle | None = None
+
+        def expect(self) -> None:
+            """Watch the clock while headers are awaited."""
+            if self.conn.their_state is not h11.IDLE and self.deadline is not None:
+                self.deadline.cancel()
+                self.deadline = None
+            elif self.conn.their_state is h11.IDLE and self.deadline is None:
+                self.deadline = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.expect()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.expect()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self.deadline is not None:
+                self.deadline.cancel()
+
+    class Announced(uvicorn.Server):
+        """Says when it is ready."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+    settings = uvicorn.Config(
+        app,
+        http=Impatient,
+        ws="none",
+        log_level="warning",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        server_header=False,
+    )
+    return Announced(settings)
+
+
+def print_addresses(settings: ServeConfig, sock: socket.socket) -> None:
+    """Where to go."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{sock.getsockname()[1]}"
+    key = "with your key" if settings.api_key else "any key will do"
+    print(f"Playground  {address}\nAPI         {address}/v1  (OpenAI's, {key}; model elon-transformer)", flush=True)
+    print("Ctrl-C ends.", file=sys.stderr)

@@ -1,0 +1,93 @@
+"""`python main.py serve` as a process: it says where it is, or why it is nowhere, and ends when it is told to."""
+
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+import web.serve
+from config.cli import parse, run_command
+from config.schema import Config, ServeConfig, UserError
+from model.checkpoint import Bundle
+from server import server
+from server.schemas import MODEL_NAME
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_it_serves_both_and_ends_at_once_with_a_stream_open(trained: tuple[Config, Bundle]) -> None:
+    config = trained[0]
+    command = [sys.executable, "main.py", "serve", "--serve.port", "0", "--paths.root", config.paths.root]
+    attended = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # as from a terminal, where none is
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=attended
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert lines[0].startswith("Playground  http://127.0.0.1:") and "/v1 " in lines[1], process.communicate()
+    address = lines[0].split()[1]
+    with httpx.Client(base_url=address, timeout=20) as client:
+        assert "<html" in client.get("/").text and "gradio" in client.get("/").text
+        assert client.get("/v1/models").json()["data"][0]["created"] > 1_700_000_000
+        assert client.get("/v1/nothing").json()["error"]["type"] == "not_found_error"
+        body = {"model": MODEL_NAME, "prompt": ["Hi"] * 16, "n": 16, "stream": True, "temperature": 2.0}
+        with client.stream("POST", "/v1/completions", json=body) as stream:
+            next(stream.iter_lines())
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=20)  # 1.4 s on a busy machine; the streams alone would go on longer
+    assert process.returncode == 130 and "Traceback" not in told and "interrupted" in told, told
+
+
+def test_a_taken_port_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert run_command("serve", ["--serve.port", str(port)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: port {port} of 127.0.0.1 is in use") and said.count("\n") == 1
+    assert "--serve.port" in said
+
+
+def test_no_checkpoint_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("serve", ["--paths.root", str(tmp_path), "--serve.port", "0"]) == 1
+    said = capsys.readouterr().err
+    assert "no checkpoint at" in said and "python main.py" in said and said.count("\n") == 1
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(web.serve, "find_spec", lambda name: None if name != "uvicorn" else object())
+    assert run_command("serve", []) == 1
+    assert "serve needs fastapi, gradio: run `make serve`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", 65536),
+        ("port", -1),
+        ("width", 0),
+        ("queue", -1),
+        ("max_body_kb", 0),
+        ("timeout_seconds", 0),
+        ("host", ""),
+    ],
+)
+def test_wrong_settings(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=rf"serve\.{name}"):
+        parse("serve", [f"--serve.{name}", str(value)])
+
+
+def test_hosts_that_are_not_ours_are_told() -> None:
+    settings = parse("serve", ["--serve.host", "192.0.2.1", "--serve.port", "0"])[0].serve
+    with pytest.raises(UserError, match=r"can't listen on port 0 of 192\.0\.2\.1"):
+        server.listen(settings)
+
+
+def test_the_key_is_not_kept() -> None:
+    config = parse("serve", ["--serve.api_key", "s3cret"])[0]
+    assert isinstance(config.serve, ServeConfig) and config.serve.api_key == "s3cret"
+    assert "s3cret" not in repr(config.to_dict())

@@ -1,0 +1,280 @@
+"""All that a training run needs, made from the settings and the tweets."""
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from config.schema import Config
+from export.pretrained import carry_over, load_pretrained
+from model.checkpoint import Bundle, load_checkpoint
+from model.device import choose_device, precision
+from model.ngram import NGram, leave_one_out
+from model.tokenizer import Tokenizer, load_tokenizer
+from model.transformer import GPT
+from model.vocabulary import Vocabulary
+from trainer.batches import TweetDataset, framed
+from trainer.calibrate import Calibration, make_calibration
+from trainer.head import block_size
+from trainer.losses import Loss, cross_entropy, soft_cross_entropy
+from trainer.parallel import ALONE, NoLog, Team
+from trainer.subword_embedding import SubwordGroups, merged_state_dict, subword_groups_of
+from trainer.tokens import Tokens
+from utils.preprocess import Corpus, Tweet
+from utils.run_log import RunLog, write_facts
+
+NGRAM_ORDER = 3  # what held-out tweets choose at this size of corpus; longer contexts hardly ever recur
+NGRAM_TOP_K = 256  # likeliest rows kept of what the n-gram expects: 0.02 nats are lost to the tail, with 32 it is 0.2
+TEACHER_TOKENS = 250_000  # training tokens an n-gram may teach: 8 bytes a likely row, 0.5 GB, twice that in the making
+BASELINE_TOKENS = 3_000_000  # training tokens an n-gram may count: fitting takes about 300 bytes for each, 1 GB
+VAL_TOKENS = 50_000  # validation tokens scored after an epoch: 10 times what the usual 450 tweets have
+
+
+@dataclass
+class Job:
+    """All that a training run needs; `prepare` makes the usual one.
+
+    Attributes:
+        train, val: the encoded tweets.
+        unk_ids: which shared row a token seen once may play, by its own row.
+        team: the processes that train together; see trainer/parallel.py.
+        relations: which rows share vectors while they are learnt; see trainer/subword_embedding.py.
+        calibration: puts rare tokens right in the model that is kept; see trainer/calibrate.py.
+        loss: what is minimised; see trainer/losses.py.
+        folder: where best_model.pth and last_model.pth go.
+        log: receives the measurements.
+        split_hash: tells which tweets were validation, so that nobody evaluates on what was trained on.
+        on_epoch: called after an epoch with the model that is kept, the epoch's number and a way to say something.
+    """
+
+    config: Config
+    model: GPT
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    unk_ids: Tensor
+    train: TweetDataset
+    val: TweetDataset
+    folder: Path
+    log: RunLog
+    split_hash: str
+    device: torch.device
+    team: Team = ALONE
+    relations: SubwordGroups | None = None
+    calibration: Calibration | None = None
+    loss: Loss = cross_entropy
+    on_epoch: Callable[[Bundle, int, Callable[[str], None]], None] | None = None
+
+
+def prepare(
+    config: Config,
+    corpus: Corpus,
+    *,
+    vocabulary: Vocabulary | None = None,
+    folder: Path | None = None,
+    log: RunLog | None = None,
+    team: Team = ALONE,
+) -> Job:
+    """The usual Job: tokenizer, vocabulary, a fresh model, and the n-gram to beat and to learn from.
+
+    Args:
+        config, corpus: the settings and the tweets; whatever is fitted is fitted to these training tweets alone.
+        vocabulary: one to share with other models; None: that of these training tweets.
+        folder: where checkpoints go; None: that of the settings.
+        log: where measurements go; None: metrics.jsonl of the settings, with a run.json beside it.
+        team: the processes that train together; the first one alone writes.
+    """
+    device = choose_device(config.machine)
+    tokenizer = load_tokenizer(config.model.tokenizer)
+    start = load_pretrained(config.model, tokenizer) if config.model.init_from else None
+    if start:
+        config = replace(config, model=start.config)
+    config.paths.data.mkdir(parents=True, exist_ok=True)
+    train_tokens, val_tokens = (
+        Tokens.encode(tweets, tokenizer, folder=config.paths.data) for tweets in (corpus.train, corpus.val)
+    )
+    if vocabulary is None:
+        vocabulary = Vocabulary.from_counts(config.model, tokenizer, torch.from_numpy(train_tokens.counts()))
+    train, val = (
+        TweetDataset.of(tokens, tokenizer, vocabulary, config.model.block_size) for tokens in (train_tokens, val_tokens)
+    )
+    unk_ids = vocabulary.unk_ids(tokenizer)
+    model = fresh_model(config, train, unk_ids)
+    if start:
+        carry_over(start, model, vocabulary)
+    ngram, related = count_ngram(train_tokens), config.train.subword_features and not start
+    job = Job(
+        config=config,
+        model=model,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        unk_ids=unk_ids,
+        train=train,
+        val=val_sample(val, tokenizer),
+        folder=folder or config.paths.checkpoints,
+        log=log or (open_log(config) if team.first else NoLog()),
+        split_hash=corpus.info["split"]["hash"],
+        device=device,
+        team=team,
+        relations=subword_groups_of(vocabulary, tokenizer, train.row_counts) if related else None,
+        calibration=calibration(config, train_tokens, ngram, vocabulary, tokenizer),
+        loss=ngram_loss(config, train_tokens, ngram, vocabulary, device),
+    )
+    if ngram and not config.train.resume:
+        nats = -sum(float(ngram.log_probs(ids).sum()) for ids in val_tokens.texts())
+        job.log.write(step=0, **{"baseline/ngram": nats / math.log(2) / int(val.num_bytes.sum())})
+    if log is None and team.first:
+        write_facts(config.paths.results / "run.json", facts(job, corpus))
+    return job
+
+
+def fresh_model(config: Config, train: TweetDataset, unk_ids: Tensor) -> GPT:
+    """A model as `train.seed` makes it, which knows nothing but how frequent each row is."""
+    torch.manual_seed(config.train.seed)
+    model = GPT(config.model, train.vocabulary.vocab_size)
+    if model.head_bias is not None:
+        model.head_bias.data = log_frequency(train, train.vocabulary, unk_ids)
+    return model
+
+
+def framed_ids(tweets: Sequence[Tweet], tokenizer: Tokenizer) -> list[list[int]]:
+    """GPT-2 ids of every tweet with its end marks."""
+    bodies = tokenizer.encode_batch([tweet.text for tweet in tweets])
+    return [framed(ids, finished=tweet.finished) for ids, tweet in zip(bodies, tweets, strict=True)]
+
+
+def say(text: str) -> None:
+    """Tell what is being done, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def count_ngram(train: Tokens) -> NGram | None:
+    """The n-gram to beat and to learn from, or None where there is more text than it can count."""
+    if train.num_predictions > BASELINE_TOKENS:
+        say(
+            f"No n-gram baseline: its counts of {train.num_predictions:,} tokens would take "
+            f"{train.num_predictions * 300 / 1e9:.0f} GB of memory (it is left out above {BASELINE_TOKENS:,} tokens)"
+        )
+        return None
+    return NGram.fit(train.texts(), NGRAM_ORDER)
+
+
+def ngram_loss(
+    config: Config, train: Tokens, ngram: NGram | None, vocabulary: Vocabulary, device: torch.device
+) -> Loss:
+    """Cross-entropy, maybe mixed (train.ngram_weight) with what an n-gram expects that has not seen the tweet."""
+    if config.train.ngram_weight == 0:
+        return cross_entropy
+    if ngram is None or train.num_predictions > TEACHER_TOKENS:
+        say(
+            f"No n-gram teacher, so train.ngram_weight has no effect: what it expects at {train.num_predictions:,} "
+            f"tokens would take {train.num_predictions * NGRAM_TOP_K * 8 / 1e9:.0f} GB of memory (it is left out above "
+            f"{TEACHER_TOKENS:,} tokens, and with so much text there is less to learn from it)"
+        )
+        return cross_entropy
+    teacher = leave_one_out(ngram, train.texts(), vocabulary, NGRAM_TOP_K)
+    return soft_cross_entropy(teacher.to(device), weight=config.train.ngram_weight)
+
+
+def calibration(
+    config: Config, train: Tokens, ngram: NGram | None, vocabulary: Vocabulary, tokenizer: Tokenizer
+) -> Calibration | None:
+    """What puts rare tokens right (train.calibrate), where there is an n-gram and little enough text to count again."""
+    if not config.train.calibrate or ngram is None or train.num_predictions > TEACHER_TOKENS:
+        return None
+    return make_calibration(config, train.texts(), ngram, vocabulary, tokenizer)
+
+
+def val_sample(val: TweetDataset, tokenizer: Tokenizer) -> TweetDataset:
+    """The validation tweets, or evenly spread ones where scoring them all would take long."""
+    sample = val.sample(VAL_TOKENS, tokenizer)
+    if sample is not val:
+        say(
+            f"Validation uses {sample.num_predictions:,} of {val.num_predictions:,} tokens, evenly spread, to take "
+            "bounded time"
+        )
+    return sample
+
+
+def open_log(config: Config) -> RunLog:
+    """metrics.jsonl: a new one, or the old one up to the step that the run goes on from."""
+    if not config.train.resume:
+        return RunLog(config.paths.metrics)
+    state = load_checkpoint(config.paths.last_model).get("state", {"step": 0, "epoch": 0})
+    return RunLog(config.paths.metrics, keep=so_far(state))
+
+
+def so_far(state: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
+    """Which records a run keeps that goes on from `state`: not those of an epoch whose end it will see again."""
+    return lambda record: record["step"] <= state["step"] and record.get("epoch", 0) <= state["epoch"]
+
+
+def log_frequency(rows: TweetDataset, vocabulary: Vocabulary, unk_ids: Tensor) -> Tensor:
+    """Log share of each vocabulary row among the training tokens, (V,): a good place for the output bias to start.
+
+    A shared row counts as often as there are tokens of its shape seen once (Good 1953: so many unseen are to come).
+    """
+    counts = rows.row_counts.float()
+    counts[vocabulary.end] -= len(rows.num_bytes)  # the end mark before a tweet is given, not predicted
+    once = unk_ids[(counts == 1) & (unk_ids >= 0)]
+    counts += torch.bincount(once, minlength=vocabulary.vocab_size)
+    return (counts.clamp(min=0.5) / counts.sum()).log()
+
+
+def facts(job: Job, corpus: Corpus) -> dict[str, object]:
+    """What run.json tells of this run."""
+    return {
+        "settings": job.config.to_dict(),
+        "split": corpus.info["split"],
+        "parameters": job.model.num_parameters(),
+        "vocab_size": job.vocabulary.vocab_size,
+        "device": str(job.device),
+        "precision": str(precision(job.config.machine, job.device)).removeprefix("torch."),
+        "processes": job.team.size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def describe(job: Job) -> str:
+    """One line on what is about to be trained."""
+    model, team = job.config.model, f"{job.team.size} processes, each on " if job.team.size > 1 else ""
+    parameters = sum(part.numel() for part in merged_state_dict(job.model).values())
+    return (
+        f"Training {model.n_layer} layers x {model.n_embd} wide, {model.n_head} heads, "
+        f"{job.vocabulary.vocab_size:,} rows: "
+        f"{parameters:,} parameters on {job.train.num_predictions:,} tokens of "
+        f"{len(job.train.num_bytes):,} tweets ({team}{job.device}, {torch.get_num_threads()} threads, "
+        f"about {step_bytes(job) / 1e6:,.0f} MB of memory for a step)"
+    )
+
+
+def rows_at_once(config: Config, processes: int = 1) -> int:
+    """Rows that go through the model together: a batch is dealt out to the processes and cut into parts."""
+    return math.ceil(config.train.batch_size / (processes * config.train.accumulate))
+
+
+def step_bytes(job: Job) -> int:
+    """About the most memory that training takes in a process beside the program and the tweets, bytes."""
+    parameters, rows = job.model.num_parameters(), job.vocabulary.vocab_size
+    return bytes_of_step(job.config, parameters, rows, job.train.lengths, job.device, job.team.size)
+
+
+def bytes_of_step(
+    config: Config, parameters: int, rows: int, lengths: Tensor, device: torch.device, processes: int = 1
+) -> int:
+    """`step_bytes` of a model with so many parameters and rows, on texts of these lengths (n,).
+
+    Weights, gradients, AdamW's two moments and the model that is kept, 4 bytes each, and with several processes their
+    message; of the longest rows at once the logits, and for a block of them their gradient and what a loss keeps; and
+    in every layer about 32 vectors a place (measured) that the gradient needs.
+    """
+    longest = lengths.topk(min(rows_at_once(config, processes), len(lengths))).values
+    tokens = int(longest.sum())
+    logits = (tokens + 3 * min(tokens, block_size(device))) * rows
+    places = longest.numel() * int(longest[0])
+    copies = 5 if processes == 1 else 6
+    return 4 * (copies * parameters + logits + 32 * places * config.model.n_embd * config.model.n_layer)
