@@ -33,7 +33,7 @@ from model.checkpoint import save_checkpoint
 from model.ensemble import Ensemble
 from model.transformer import GPT
 from trainer.batches import TweetDataset
-from trainer.job import Job, say
+from trainer.job import Lesson, say
 from trainer.losses import distillation
 from trainer.score import score
 from utils.files import atomic_write
@@ -85,21 +85,21 @@ def train_student(context: DistillContext, teachers: Teachers, generation: int) 
     path = config.paths.checkpoints / ("student.pth" if last else f"student_{generation}.pth")
     log = config.paths.results / ("distill_metrics.jsonl" if last else f"distill_{generation}_metrics.jsonl")
 
-    def teach(job: Job) -> None:
-        real, block_size = job.train, config.model.block_size
+    def lesson(real: TweetDataset) -> Lesson:
         written = written_tweets(context, teachers, generation) if settings.sampled else []
         tweets = [*context.corpus.train, *written]
-        job.train = TweetDataset.encode(tweets, context.tokenizer, context.vocabulary, block_size)
-        vars(job.train)["once"] = real.once  # what the teachers write is no evidence that a token is frequent
-        if job.relations:  # but what they expect tells more of a word than the one place where it stood
-            job.relations = replace(job.relations, single=torch.ones_like(job.relations.single))
-        say(f"Asking the {teachers.name} what it expects at {job.train.num_predictions:,} places")
-        weight = torch.full((job.train.num_predictions,), 1.0 if settings.sampled_soft else 0.0)
+        # counted in the real tweets: what the teachers write is no evidence that a token is frequent
+        dataset = TweetDataset.encode(
+            tweets, context.tokenizer, context.vocabulary, config.model.block_size, counted_in=real
+        )
+        say(f"Asking the {teachers.name} what it expects at {dataset.num_predictions:,} places")
+        weight = torch.full((dataset.num_predictions,), 1.0 if settings.sampled_soft else 0.0)
         weight[: real.num_predictions] = settings.weight
-        job.loss = distillation(teachers.memory(job.train), weight=weight, temperature=settings.temperature)
+        loss = distillation(teachers.memory(dataset), weight=weight, temperature=settings.temperature)
+        return Lesson(dataset, loss)
 
     fingerprint = context.fingerprint(own, distill=teaching(teachers, generation))
-    return path, train_once(context, TrainingRun(own, context.corpus, path, log, fingerprint), teach)
+    return path, train_once(context, TrainingRun(own, context.corpus, path, log, fingerprint), lesson)
 
 
 def usual_stage(context: DistillContext) -> TrainingRun:
@@ -141,7 +141,7 @@ def train_untaught(context: DistillContext) -> dict[str, tuple[Path, int]]:
 def scored(model: GPT | Ensemble, name: str, rows: TweetDataset, **more: Any) -> tuple[dict[str, Any], Floats]:
     """A line of the table, and the nats that each validation tweet costs, (tweets,)."""
     started = time.perf_counter()
-    scores = score(model, rows.vocabulary, rows)  # type: ignore[arg-type]
+    scores = score(model, rows, model.wte.weight.device)
     seconds = time.perf_counter() - started
     line = {
         "name": name,

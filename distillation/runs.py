@@ -19,7 +19,7 @@ from model.device import choose_device
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset
-from trainer.job import Job, prepare, say, so_far
+from trainer.job import Lesson, prepare, say, so_far
 from trainer.train import Interrupted, Trainer
 from utils.files import atomic_write
 from utils.preprocess import Corpus
@@ -122,11 +122,13 @@ def steps_made(context: DistillContext, run: TrainingRun) -> int | None:
     return int(found["info"]["steps"]) if found else None
 
 
-def train_once(context: DistillContext, run: TrainingRun, adapt: Callable[[Job], None] | None = None) -> int:
+def train_once(
+    context: DistillContext, run: TrainingRun, lesson: Callable[[TweetDataset], Lesson] | None = None
+) -> int:
     """Make the run's model unless it is there, or go on with an interrupted run; returns the steps trained.
 
     Args:
-        adapt: changes the usual Job: what is read, what is minimised.
+        lesson: see trainer.job.prepare; None: the tweets, with the loss of the settings.
     """
     if (steps := steps_made(context, run)) is not None:
         return steps
@@ -140,11 +142,9 @@ def train_once(context: DistillContext, run: TrainingRun, adapt: Callable[[Job],
             temporary.write_text(fingerprint, encoding="utf-8")
     state = load_checkpoint(last)["state"] if resume else None
     records = RunLog(run.log, keep=so_far(state) if state else None)
-    config = replace(run.config, train=replace(run.config.train, resume=resume))
+    config = replace(run.config, train=replace(run.config.train, resume=resume, sample_every=0))
     vocabulary = None if config.model.vocabulary == "full" else context.vocabulary
-    job = prepare(config, run.corpus, vocabulary=vocabulary, folder=folder, log=records)
-    if adapt:
-        adapt(job)
+    job = prepare(config, run.corpus, vocabulary=vocabulary, folder=folder, log=records, lesson=lesson)
     trainer = Trainer(job)
     if resume:
         trainer.resume()

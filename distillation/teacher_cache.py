@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.ensemble import Ensemble
 from model.soft_targets import SoftTargets, dense
-from trainer.batches import PAD, TweetDataset
+from trainer.batches import TweetDataset
 
 AT_ONCE = 64  # examples read together
 
@@ -33,10 +33,9 @@ def cache_hidden_states(ensemble: Ensemble, rows: TweetDataset, chosen: Tensor |
     places, memory = [torch.zeros(0, dtype=torch.long)], []
     device = ensemble.wte.weight.device
     for some in chosen[rows.lengths[chosen].argsort(stable=True)].split(AT_ONCE):
-        batch = rows.batch(some)
-        real = batch.targets != PAD
-        places.append(batch.index[real])
-        memory.append(ensemble.trunk(batch.inputs.to(device))[real.to(device)])
+        batch = rows.batch(some).to(device)
+        places.append(batch.index.cpu())
+        memory.append(batch.real(ensemble.trunk(batch.ids)))
     return CachedStates(ensemble, torch.cat(places), torch.cat(memory) if memory else torch.zeros(0, 0))
 
 

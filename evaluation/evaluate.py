@@ -24,10 +24,9 @@ from generate.copies import CopyCheck
 from generate.generate import generate
 from model.checkpoint import load_bundle
 from model.device import choose_device
+from model.language_model import LanguageModel
 from model.tokenizer import Tokenizer, load_tokenizer
-from model.transformer import GPT
-from model.vocabulary import Vocabulary
-from trainer.batches import PAD, TweetDataset
+from trainer.batches import TweetDataset
 from trainer.job import say
 from trainer.score import Scores, score
 from utils.files import atomic_write
@@ -81,9 +80,9 @@ class Checkpoint:
 
     def score(self, tweets: Sequence[Tweet]) -> tuple[Scores, float]:
         """What each tweet costs, and the mean probability of the end mark where tweets go on."""
-        bundle = self.bundle
+        bundle, device = self.bundle, self.bundle.model.wte.weight.device
         rows = TweetDataset.encode(tweets, bundle.tokenizer, bundle.vocabulary, bundle.model.config.block_size)
-        return score(bundle.model, bundle.vocabulary, rows), end_elsewhere(bundle.model, bundle.vocabulary, rows)
+        return score(bundle.model, rows, device), end_elsewhere(bundle.model, rows, device)
 
     def write(self, number: int, settings: GenerateConfig) -> list[tuple[str, bool]]:
         """`number` tweets from nothing: their texts, and whether each ended by itself."""
@@ -92,14 +91,14 @@ class Checkpoint:
 
 
 @torch.no_grad()
-def end_elsewhere(model: GPT, vocabulary: Vocabulary, rows: TweetDataset) -> float:
+def end_elsewhere(model: LanguageModel, dataset: TweetDataset, device: torch.device) -> float:
     """Mean probability of the end mark at all places where a tweet goes on."""
-    device, total, places = model.wte.weight.device, 0.0, 0
-    for chosen in rows.in_order(64):
-        batch = rows.batch(chosen)
-        inside = (batch.targets != PAD) & (batch.targets != vocabulary.end)
-        logits = model.head(model.trunk(batch.inputs.to(device))[inside.to(device)])
-        total += float(logits.float().softmax(-1)[:, vocabulary.end].sum())
+    end, total, places = dataset.vocabulary.end, 0.0, 0
+    for examples in dataset.in_order(64):
+        batch = dataset.batch(examples).to(device)
+        inside = batch.targets != end
+        logits = model.head(batch.real(model.trunk(batch.ids))[inside])
+        total += float(logits.float().softmax(-1)[:, end].sum())
         places += int(inside.sum())
     return total / places if places else math.nan
 

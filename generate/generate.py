@@ -20,7 +20,8 @@ from generate.sampling import draw, filtered
 from model.cache import Cache
 from model.checkpoint import Bundle, load_bundle
 from model.device import choose_device
-from model.linear import lay_out_for_writing
+from model.fast import for_writing
+from model.language_model import LanguageModel
 from model.tokenizer import END, Tokenizer
 from utils.preprocess import load_processed
 
@@ -107,15 +108,15 @@ class Batch:
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
+        self.bundle, self.model = bundle, for_writing(bundle.model)
         self.drafts: list[Draft] = []  # each has its row of the cache and of the logits
-        self.cache = bundle.model.new_cache(0)
+        self.cache = self.model.new_cache(0)
         self.logits = bundle.model.wte.weight.new_zeros(0, bundle.vocabulary.vocab_size)
 
     @torch.inference_mode()
     def join(self, drafts: list[Draft]) -> None:
         """Read the prompts of these drafts and write them with the others from now on."""
-        logits, cache = read_prompts(self.bundle, drafts)
+        logits, cache = read_prompts(self.model, self.bundle, drafts)
         if self.drafts:
             self.cache.join(cache)
             logits = torch.cat([self.logits, logits])
@@ -167,8 +168,9 @@ class Batch:
                 self.drafts[place] = self.drafts[-1]
                 self.drafts.pop()
         if self.drafts:
-            rows = self.bundle.vocabulary.from_gpt2(draft.new[-1] for draft in self.drafts)
-            self.logits = self.bundle.model(rows[:, None].to(self.logits.device), self.cache)[:, -1]
+            ids = self.bundle.vocabulary.from_gpt2(draft.new[-1] for draft in self.drafts)
+            hidden = self.model.trunk(ids[:, None].to(self.logits.device), self.cache)
+            self.logits = self.model.head(hidden[:, -1])
         else:
             self.logits = self.logits[:0]
 
@@ -186,18 +188,18 @@ def write(bundle: Bundle, drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft,
         batch.advance()
 
 
-def read_prompts(bundle: Bundle, drafts: list[Draft]) -> tuple[Tensor, Cache]:
+def read_prompts(model: LanguageModel, bundle: Bundle, drafts: list[Draft]) -> tuple[Tensor, Cache]:
     """Logits (B, V) after each prompt, and the cache that holds them; each different prompt is read once."""
     prompts = sorted({tuple(draft.ids) for draft in drafts})
     device = bundle.model.wte.weight.device
     longest = 1 + max(map(len, prompts))
     framed = [[END, *prompt] + [END] * (longest - 1 - len(prompt)) for prompt in prompts]
-    cache = bundle.model.new_cache(len(prompts))
-    stream = bundle.model.trunk(bundle.vocabulary.id_of[torch.tensor(framed)].to(device), cache)
+    cache = model.new_cache(len(prompts))
+    hidden = model.trunk(bundle.vocabulary.id_of[torch.tensor(framed)].to(device), cache)
     cache.lengths = [1 + len(prompt) for prompt in prompts]  # forget the padding
     place = [prompts.index(tuple(draft.ids)) for draft in drafts]
     last = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    logits = bundle.model.head(stream[torch.arange(len(prompts), device=device), last])
+    logits = model.head(hidden[torch.arange(len(prompts), device=device), last])
     cache.keep(place)
     return logits[place], cache
 
@@ -293,7 +295,6 @@ def ask(bundle: Bundle, settings: GenerateConfig, copies: CopyCheck | None) -> N
 def run(config: Config, arguments: Namespace) -> None:
     """`python main.py generate`."""
     bundle = load_bundle(config.paths.best_model, choose_device(config.machine))
-    lay_out_for_writing(bundle.model)
     copies = load_copy_check(config.paths, bundle.tokenizer)
     if arguments.prompt is None and sys.stdin.isatty() and not arguments.json:
         ask(bundle, config.generate, copies)

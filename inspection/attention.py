@@ -1,7 +1,6 @@
 """Looking inside a model: where its heads look, what surprises it, what each layer would say, what a head is good for.
 
-Every number comes from the model's own weights. The fast attention never holds its weights in one piece, so
-`explicit_attention` puts a plain one in its place that writes them down; nothing else is changed.
+Every number comes from the model's own weights.
 
 Shapes: T tokens (the end mark before the text, then the text's), L layers, H heads, V rows of the vocabulary.
 """
@@ -11,6 +10,7 @@ import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,41 +39,42 @@ def twin(model: GPT) -> GPT:
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool, seen: list[Tensor], off: list[int]
-) -> Tensor:
-    """model.transformer.attend in plain steps: its weights (B, H, T, S) go to `seen`, the heads `off` say nothing."""
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-    if causal:
-        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    if visible is not None:
-        scores = scores.masked_fill(~visible, float("-inf"))
-    weights = scores.softmax(-1)
-    seen.append(weights)
-    heard = weights @ v
-    heard[:, off] = 0.0
-    return heard
-
-
 @contextmanager
 def explicit_attention(model: GPT, *, off: Collection[tuple[int, int]] = ()) -> Iterator[list[Tensor]]:
-    """Inside the block, `model` attends in plain steps, and each layer of each pass adds its weights to the list.
+    """Inside the block each attention of `model` adds its weights (B, H, T, T) to the list, layer by layer.
+
+    torch's fast attention never holds its weights in one piece. A forward hook computes them from the same q and k, in
+    plain steps, and gives weights @ v as the result.
 
     Args:
         model: in evaluation mode, and in no other thread's use (see `twin`).
-        off: (layer, head) pairs that are switched off: what they heard is replaced by zeros.
+        off: (layer, head) pairs that are switched off: their result is replaced by zeros.
     """
     assert not model.training, "looking inside is for models in evaluation mode"
     seen: list[Tensor] = []
+
+    def explicit(module: nn.Module, given: Any, result: Tensor, heads: list[int]) -> Tensor:
+        q, k, v, mask, causal = given
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
+        if causal:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        seen.append(scores.softmax(-1))
+        y = seen[-1] @ v
+        y[:, heads] = 0.0
+        return y
+
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
-    before = [attention.attend for attention in attentions]
+    hooks = []
+    for layer, attention in enumerate(attentions):
+        heads = [head for place, head in off if place == layer]
+        hooks.append(attention.dot_product.register_forward_hook(partial(explicit, heads=heads)))
     try:
-        for layer, attention in enumerate(attentions):
-            attention.attend = partial(attend, seen=seen, off=[head for place, head in off if place == layer])
         yield seen
     finally:
-        for attention, function in zip(attentions, before, strict=True):
-            attention.attend = function
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()

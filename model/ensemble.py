@@ -153,9 +153,7 @@ class Ensemble(nn.Module):
         total, start = flat.new_zeros(len(flat), self.vocabulary.vocab_size), 0
         for member, share in zip(self.members, self.shares, strict=True):
             width = member.model.config.n_embd
-            probs = (
-                member.model.head(flat[:, start : start + width].to(member.model.wte.weight.dtype)).float().softmax(-1)
-            )
+            probs = member.model.head(flat[:, start : start + width].to(self.wte.weight.dtype)).float().softmax(-1)
             total.add_(self.to_vocabulary(probs, member.vocabulary), alpha=share)
             start += width
         if self.ngram and self.unigram is not None:

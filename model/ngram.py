@@ -188,6 +188,29 @@ class NGram:
             np.add.at(dense.reshape(-1), np.concatenate(places), np.concatenate(amounts))
         return dense
 
+    def sample(self, count: int, allowed: NDArray[np.bool_], *, length: int, seed: int) -> list[tuple[list[int], bool]]:
+        """Draw `count` new tweets: GPT-2 ids without end marks, and whether it ended within `length` tokens.
+
+        Args:
+            allowed: (50257,) the tokens that may be drawn, the end mark among them.
+        """
+        assert len(self.levels) > 1, "a unigram model has no contexts to draw in"
+        random, reach = np.random.default_rng(seed), len(self.levels) - 1
+        tokens = np.flatnonzero(allowed)
+        column = np.full(NUM_TOKENS, len(tokens))  # of each token; the last one is of all that may not be drawn
+        column[tokens] = np.arange(len(tokens))
+        unigram = np.bincount(column, self.unigram(), len(tokens) + 1).astype(np.float64)
+        tweets: list[list[int]] = [[END] for _ in range(count)]
+        for _ in range(length):
+            unfinished = [tweet for tweet in tweets if len(tweet) == 1 or tweet[-1] != END]
+            if not unfinished:
+                break
+            last = np.array([([MISSING] * reach + tweet)[-reach:] for tweet in unfinished], dtype=np.int64)
+            edges = self.spread(self.contexts(last), unigram, column)[:, :-1].cumsum(1)
+            for tweet, edge in zip(unfinished, edges, strict=True):
+                tweet.append(int(tokens[np.searchsorted(edge, random.random() * edge[-1], side="right")]))
+        return [(tweet[1:-1], True) if len(tweet) > 1 and tweet[-1] == END else (tweet[1:], False) for tweet in tweets]
+
     @contextmanager
     def without(self, tweet: Sequence[int]) -> Iterator[list[Ints]]:
         """The model, inside the `with`, as if this training tweet had not been counted; yields the tweet's `grams`.

@@ -246,13 +246,12 @@ def seconds_per_token(job: "Job") -> float:
     trainer.progress = Progress(0)
     trainer.progress.close()  # nothing to see
     trainer.model.train()
-    batches = job.train.epoch(job.config.train.batch_size, seed=0, epoch=0)
-    unseen = job.train.unk_replacements(job.unk_ids, rate=job.config.train.unk_replacement, seed=0, epoch=0)
-    state = trainer.state
-    trainer.update(batches[0], unseen)
+    recipe, state = job.config.train, trainer.state
+    epoch = job.train.epoch(recipe.batch_size, seed=0, number=0, unk_rate=recipe.unk_replacement)
+    trainer.update(epoch, epoch.steps[0])
     tokens, seconds = state.tokens, state.seconds
     while state.seconds - seconds < SECONDS or state.step < 4:
-        trainer.update(batches[state.step % len(batches)], unseen)
+        trainer.update(epoch, epoch.steps[state.step % len(epoch.steps)])
     return (state.seconds - seconds) / (state.tokens - tokens)
 
 

@@ -11,7 +11,8 @@ from evaluation.evaluate import evaluate, write_results
 from generate.generate import Sample, generate, load_copy_check, show
 from model.checkpoint import load_bundle
 from model.device import choose_device
-from trainer.train import State, train
+from trainer.saving import State
+from trainer.train import train
 from utils import plot_loss
 from utils.files import atomic_write
 from utils.lock import only_run

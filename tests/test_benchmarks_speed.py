@@ -13,9 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import generate_speed, limits, rivals, same_curves, startup, timing, train_speed
+from benchmarks.train_speed import PAD
 from model.tokenizer import END, load_tokenizer
 from tests.conftest import TINY
-from trainer.batches import PAD
+from trainer.batches import Epoch
 from trainer.job import framed_ids
 from trainer.train import Trainer
 from utils.preprocess import preprocess
@@ -181,9 +182,9 @@ def test_ours_counts_no_padding(
 ) -> None:
     update, counted = Trainer.update, []
 
-    def counting(self: Trainer, rows: torch.Tensor, unseen: tuple[torch.Tensor, torch.Tensor]) -> None:
-        update(self, rows, unseen)
-        counted.append(sum(int(self.job.train.lengths[row]) for row in rows))
+    def counting(self: Trainer, epoch: Epoch, examples: torch.Tensor) -> None:
+        update(self, epoch, examples)
+        counted.append(int(self.job.train.lengths[examples].sum()))
 
     monkeypatch.setattr(Trainer, "update", counting)
     tokens, seconds = sides[0][train_speed.OURS].train(0.05)

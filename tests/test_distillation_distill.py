@@ -27,7 +27,7 @@ from model.checkpoint import load_bundle, load_checkpoint
 from model.ensemble import Ensemble
 from model.ngram import NGram, to_vocabulary
 from tests.conftest import TINY
-from trainer.batches import TweetDataset
+from trainer.batches import Epoch, TweetDataset
 from trainer.job import Job, framed_ids, prepare
 from trainer.score import score
 from trainer.train import Interrupted, Trainer, train
@@ -180,9 +180,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     parts = settings(*QUICK, "--paths.root", str(tmp_path / "parts"))
     original, done = Trainer.update, 0
 
-    def update(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
+    def update(self: Trainer, epoch: Epoch, examples: Tensor) -> None:
         nonlocal done
-        original(self, rows, unseen)
+        original(self, epoch, examples)
         done += 1
         if done == 22:  # usual and control take 8 updates each, a member 4: inside the second
             os.kill(os.getpid(), signal.SIGINT)
@@ -196,9 +196,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     torch.manual_seed(999)  # a new process would not have this run's random state either
     steps = []
 
-    def note(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
+    def note(self: Trainer, epoch: Epoch, examples: Tensor) -> None:
         steps.append(self.state.step)
-        original(self, rows, unseen)
+        original(self, epoch, examples)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", note)
@@ -227,7 +227,7 @@ def test_a_checkpoint_teaches_if_it_fits(settings: SettingsOf, corpus: Corpus, t
     context = set_up(config, corpus)
     teachers = make_teachers(context, Path("nobody.pth"))
     val = context.rows("val")
-    bits = score(load_bundle(Path(path), context.device).model, context.vocabulary, val).bits_per_byte
+    bits = score(load_bundle(Path(path), context.device).model, val, context.device).bits_per_byte
     assert scored(teachers.ensemble(), "", val)[0]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
     elsewhere = replace(corpus, info={"split": {"hash": "another"}})
     for flags, tweets, words in (
@@ -247,7 +247,7 @@ def test_a_chain_hands_on_what_it_learnt(settings: SettingsOf, corpus: Corpus, t
     assert result["teacher"]["name"] == "student_1"
     first = load_bundle(config.paths.checkpoints / "student_1.pth", torch.device("cpu"))
     context = set_up(config, corpus)
-    bits = score(first.model, first.vocabulary, context.rows("val")).bits_per_byte
+    bits = score(first.model, context.rows("val"), context.device).bits_per_byte
     assert result["teacher"]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 

@@ -18,7 +18,7 @@ from model.tokenizer import NUM_TOKENS, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from tests.conftest import TINY
-from trainer.batches import PAD, TweetDataset
+from trainer.batches import TweetDataset
 from trainer.job import framed_ids
 from trainer.score import score
 from utils.preprocess import Tweet
@@ -114,7 +114,7 @@ def test_costs_of_gpt2s_tokens_sum_over_shared_rows(vocabulary: Vocabulary, twee
     ngram = NGram.fit(framed_ids(tweets, TOKENIZER), 3)
     members = [Member(one, vocabulary, 1.0) for one in models]
     whole = Ensemble(members, vocabulary, config=SHAPE, ngram=ngram, ngram_share=2.0)
-    nats = score(whole, vocabulary, TweetDataset.encode(UNSEEN, TOKENIZER, vocabulary, 32)).nats  # type: ignore[arg-type]
+    nats = score(whole, TweetDataset.encode(UNSEEN, TOKENIZER, vocabulary, 32), torch.device("cpu")).nats
     for tweet, cost in zip(framed_ids(UNSEEN, TOKENIZER), nats.tolist(), strict=True):
         with torch.no_grad():
             rows = vocabulary.from_gpt2(tweet[:-1])[None]
@@ -133,9 +133,9 @@ def test_memory_gives_what_was_said_at_each_place(ensemble: Ensemble, tweets: li
     memory = TeacherCache([cache_hidden_states(ensemble, rows)], places=rows.num_predictions)
     expected = torch.cat([one_by_one(ensemble, tweet) for tweet in framed_ids(some, TOKENIZER)])
     assert len(memory) == len(expected) == rows.num_predictions
-    for chosen in rows.epoch(16, seed=0, epoch=0):
+    for chosen in rows.epoch(16, seed=0, number=0, unk_rate=0.0).steps:
         batch = rows.batch(chosen)
-        index = batch.index[batch.targets != PAD]
+        index = batch.index
         found = memory.at(index)
         torch.testing.assert_close(found, expected[index], atol=1e-6, rtol=1e-4)
         kl = (expected[index] * (expected[index].log() - found.clamp(min=1e-12).log())).sum(-1).mean()

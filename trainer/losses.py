@@ -1,7 +1,7 @@
-"""Losses, per real token: a mean over tokens, so that padding and batch shape never change them.
+"""Losses: a mean over the real tokens, so that padding and batch shape never change them.
 
-A loss takes logits (N, V), targets (N,) and the numbers of these N predictions among all of the training text (N,),
-and returns what to minimise and, beside it, the plain nats of the targets, which is what gets reported.
+A loss takes logits (N, V), targets (N,) and the numbers of these N predictions in the dataset (N,). It returns what to
+minimise and the plain nats of the targets, which are what is reported.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.soft_targets import SoftTargets
+from model.transformer import GPT
+from trainer.batches import Batch
+from trainer.fused_loss import fused_loss, pays
 
 Loss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def batch_loss(model: GPT, hidden: Tensor, batch: Batch, loss: Loss) -> tuple[Tensor, Tensor]:
+    """The loss of a batch, and its plain nats, from the hidden states (N, C) of its real places."""
+    if pays(hidden, model.wte.num_embeddings):
+        return fused_loss(model, hidden, batch.targets, batch.index, loss)
+    return loss(model.head(hidden).float(), batch.targets, batch.index)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,28 +41,28 @@ class SoftCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, rows: Tensor, probs: Tensor, tail: Tensor, base: Tensor
+        ctx: Any, logits: Tensor, targets: Tensor, ids: Tensor, probs: Tensor, tail: Tensor, base: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The loss and the mean nats of `targets` (N,).
 
-        `logits` (N, V), `rows` and `probs` (N, k), `tail` (N,), `base` (V,).
+        `logits` (N, V), `ids` and `probs` (N, k), `tail` (N,), `base` (V,).
         """
         likely = logits.softmax(-1)
         normaliser = logits.amax(-1) - likely.amax(-1).log()  # log of the sum of exponentials
-        expected = (probs * logits.gather(1, rows)).sum(-1) + tail * (logits @ base)
+        expected = (probs * logits.gather(1, ids)).sum(-1) + tail * (logits @ base)
         nats = (normaliser - logits.gather(1, targets[:, None])[:, 0]).mean()
-        ctx.save_for_backward(likely, rows, probs, tail, base)
+        ctx.save_for_backward(likely, ids, probs, tail, base)
         ctx.mark_non_differentiable(nats)
         return (normaliser - expected).mean(), nats
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         """Gradient with respect to the logits only; uses up what the forward pass kept."""
-        likely, rows, probs, tail, base = ctx.saved_tensors
+        likely, ids, probs, tail, base = ctx.saved_tensors
         share = grad / len(likely)
         result = likely.mul_(share)
         result.addr_(tail * share, base, alpha=-1.0)
-        return result.scatter_add_(1, rows, -probs * share), None, None, None, None, None
+        return result.scatter_add_(1, ids, -probs * share), None, None, None, None, None
 
 
 def soft_cross_entropy(teacher: SoftTargets, *, weight: float) -> Loss:
@@ -63,28 +73,28 @@ def soft_cross_entropy(teacher: SoftTargets, *, weight: float) -> Loss:
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         soft = teacher.take(index)
-        rows = torch.cat([soft.rows.long(), targets[:, None]], 1)
+        ids = torch.cat([soft.ids.long(), targets[:, None]], 1)
         hard = torch.full_like(soft.probs[:, :1], 1.0 - weight)
         probs = torch.cat([weight * soft.probs, hard], 1)
-        return SoftCrossEntropy.apply(logits, targets, rows, probs, weight * soft.tail, soft.base)
+        return SoftCrossEntropy.apply(logits, targets, ids, probs, weight * soft.tail, soft.base)
 
     return loss
 
 
-class Teaching(Protocol):
-    """Whoever can tell what is expected at places of the training text."""
+class TeacherProbs(Protocol):
+    """What teachers expect at each place of the dataset."""
 
     def at(self, index: Tensor) -> Tensor:
         """Probabilities (n, V) at the places `index` (n,)."""
 
 
-def distillation(teacher: Teaching, *, weight: Tensor, temperature: float) -> Loss:
+def distillation(teacher: TeacherProbs, *, weight: Tensor, temperature: float) -> Loss:
     """(1 - w) cross-entropy + w T^2 KL(teacher || student), a mean over tokens (Hinton et al. 2015).
 
     The teacher's entropy is left out: it is a constant, so KL and cross-entropy have the same gradient.
 
     Args:
-        weight: (N,) w at each place of the training text.
+        weight: (N,) w at each place of the dataset.
         temperature: T; both sides are softened by it.
     """
 

@@ -7,7 +7,6 @@ import gradio as gr
 
 from config.schema import Config, UserError
 from model.checkpoint import load_bundle
-from model.linear import lay_out_for_writing
 from server.engine import Engine
 
 ALONE = "no second model"
@@ -62,7 +61,6 @@ class Models:
                 return before[1]
             served = self.engine
             bundle = load_bundle(path, served.bundle.model.wte.weight.device)
-            lay_out_for_writing(bundle.model)
             engine = Engine(bundle, served.copies, width=served.width, queue=served.queue)
             engine.start()
             self._opened[name] = (written, engine)

@@ -35,12 +35,10 @@ def serve(config: Config, arguments: Namespace) -> None:
         from generate.generate import load_copy_check
         from model.checkpoint import load_bundle
         from model.device import choose_device
-        from model.linear import lay_out_for_writing
         from server.engine import Engine
 
         threads = config.machine.threads or max(1, torch.get_num_threads() - 1)  # a core is left to answering
         bundle = load_bundle(config.paths.best_model, choose_device(replace(config.machine, threads=threads)))
-        lay_out_for_writing(bundle.model)
         copies = load_copy_check(config.paths, bundle.tokenizer)
         with Engine(bundle, copies, width=config.serve.width, queue=config.serve.queue) as engine:
             warm_up(engine, config)

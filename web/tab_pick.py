@@ -35,7 +35,7 @@ def likeliest(bundle: Bundle, ids: list[int], settings: GenerateConfig) -> list[
         UserError: the text fills the model's context.
     """
     draft = start(bundle, ids, settings, 0)
-    logits, _ = read_prompts(bundle, [draft])
+    logits, _ = read_prompts(bundle.model, bundle, [draft])
     allowed = bundle.vocabulary.forbid_shared(logits.float())
     scores = filtered(allowed, settings, seen_rows(bundle, [draft]))
     if settings.temperature == 0:

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.soft_targets import SoftTargets, compress
-from trainer import head
-from trainer.head import MULTIPLE, HeadLoss, filled
+from trainer import fused_loss
+from trainer.fused_loss import MULTIPLE, FusedLoss, filled
 from trainer.losses import Loss, cross_entropy, distillation, soft_cross_entropy
 
 N, C, V = 301, 16, 97  # three blocks on a CPU, the last of them smaller
@@ -54,12 +54,12 @@ def test_blocks_are_the_whole(name: str, biased: bool) -> None:
     loss, (targets, index) = losses()[name], places()
     ours, whole = leaves(), leaves()
     kept = slice(None) if biased else slice(2)
-    value, nats = HeadLoss.apply(*ours[:2], ours[2] if biased else None, loss, targets, index, 0.25, torch.float32)
-    value.backward()
+    value, nats = FusedLoss.apply(*ours[:2], ours[2] if biased else None, loss, targets, index, torch.float32)
+    (0.25 * value).backward()
     expected, plain = loss(F.linear(whole[0], whole[1], whole[2] if biased else None), targets, index)
     (0.25 * expected).backward()
-    assert value.item() == pytest.approx(0.25 * expected.item(), rel=1e-6)
-    assert nats.item() == pytest.approx(0.25 * plain.item(), rel=1e-6)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert nats.item() == pytest.approx(plain.item(), rel=1e-6)
     for mine, other in zip(ours[kept], whole[kept], strict=True):
         assert mine.grad is not None and other.grad is not None
         torch.testing.assert_close(mine.grad, other.grad, atol=1e-7, rtol=1e-5)
@@ -68,7 +68,7 @@ def test_blocks_are_the_whole(name: str, biased: bool) -> None:
 def test_a_loss_used_further_passes_its_gradient_on() -> None:
     once, thrice = leaves(), leaves()
     for mine, factor in ((once, 1.0), (thrice, 3.0)):
-        value, _ = HeadLoss.apply(*mine, cross_entropy, *places(), 1.0, torch.float32)
+        value, _ = FusedLoss.apply(*mine, cross_entropy, *places(), torch.float32)
         (factor * value).backward()
     for one, three in zip(once, thrice, strict=True):
         assert one.grad is not None and three.grad is not None
@@ -78,7 +78,7 @@ def test_a_loss_used_further_passes_its_gradient_on() -> None:
 def test_in_bfloat16_it_is_what_autocast_does() -> None:
     targets, index = places()
     ours, torchs = leaves(), leaves()
-    value, _ = HeadLoss.apply(*ours, cross_entropy, targets, index, 1.0, torch.bfloat16)
+    value, _ = FusedLoss.apply(*ours, cross_entropy, targets, index, torch.bfloat16)
     value.backward()
     with torch.autocast("cpu", torch.bfloat16):
         logits = F.linear(*torchs)
@@ -94,9 +94,9 @@ def test_blocks_may_be_larger_than_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where all tokens of a batch of tweets are one block."""
     found = []
     for size in (7, 10_000):
-        monkeypatch.setattr(head, "BLOCK", size)
+        monkeypatch.setattr(fused_loss, "BLOCK", size)
         mine = leaves()
-        value, nats = HeadLoss.apply(*mine, losses()["soft"], *places(), 1.0, torch.float32)
+        value, nats = FusedLoss.apply(*mine, losses()["soft"], *places(), torch.float32)
         value.backward()
         found.append([value.detach(), nats, *(leaf.grad for leaf in mine)])
     for few, all_of_them in zip(*found, strict=True):
