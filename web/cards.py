@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from generate.generate import Sample
-from server.engine import Request
+from server.engine import TextRequest
 from web.markup import Markup, tag
 
 
@@ -13,7 +13,7 @@ class Column:
     """The tweets of one model. A sample takes a request's place when it is done."""
 
     model: str
-    requests: list[Request]
+    requests: list[TextRequest]
     samples: dict[int, Sample]
 
 

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 import gradio as gr
 
 from config.schema import GenerateConfig, UserError
-from server.engine import Busy, Engine
+from server.engine import Engine, QueueFull
 from web.cards import Column, cards
 from web.markup import Markup, notice
 from web.models import ALONE, Models
@@ -26,13 +26,13 @@ def ask(engine: Engine, name: str, prompt: str, settings: GenerateConfig) -> Col
 
     Raises:
         UserError: the prompt does not fit.
-        Busy: too many are waiting already; nothing is left behind then.
+        QueueFull: too many are waiting already; nothing is left behind then.
     """
     column = Column(name, [], {})
     try:
         for number in range(settings.num_samples):
             column.requests.append(engine.submit(prompt, settings, seed=settings.seed + number))
-    except (UserError, Busy):
+    except (UserError, QueueFull):
         leave([column])
         raise
     return column
@@ -78,7 +78,7 @@ def write(models: Models, beside: str, prompt: str, settings: GenerateConfig) ->
         engines = [(models.name, models.engine)] + ([] if beside == ALONE else [(beside, models.open(beside))])
         for name, engine in engines:
             columns.append(ask(engine, name, prompt, settings))
-    except (UserError, Busy) as error:
+    except (UserError, QueueFull) as error:
         leave(columns)
         yield notice(str(error))
         return
