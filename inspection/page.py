@@ -32,7 +32,7 @@ LENS_GUESSES = 4  # and after each layer
 UNSEEN = -1  # stands for all tokens without a row of their own
 
 
-def label(tokenizer: Tokenizer, index: int) -> str:
+def token_label(tokenizer: Tokenizer, index: int) -> str:
     """A token as people can read it: a dot for a space, hexadecimal bytes where it is no text by itself."""
     if index == UNSEEN:
         return "(unseen)"
@@ -65,7 +65,7 @@ class Reader:
     def likeliest(self, chances: Tensor, count: int) -> list[Any]:
         """The likeliest tokens at each place as [id, share] pairs, likeliest first."""
         top = chances.topk(min(count, chances.shape[-1]))
-        return torch.stack([self.token_ids[top.indices], share(top.values)], -1).tolist()
+        return torch.stack([self.token_ids[top.indices], ten_thousandths(top.values)], -1).tolist()
 
     def weights(self) -> str:
         """Attention weights in 255ths, a byte each: L, H, and row by row what is not above the diagonal."""
@@ -84,11 +84,11 @@ class Reader:
         gains = after - chances
         risen = gains.argmax(-1, keepdim=True)
         top = chances.topk(min(GUESSES, chances.shape[-1])).indices
-        up = [self.token_ids[risen], share(chances.gather(1, risen)), share(after.gather(1, risen))]
+        up = [self.token_ids[risen], ten_thousandths(chances.gather(1, risen)), ten_thousandths(after.gather(1, risen))]
         return {
-            "moved": share(gains.clamp(min=0).sum(-1)).tolist(),
-            "shares": share(after.gather(1, top)).tolist(),
-            "real": share(torch.exp2(-surprise(self.bundle, self.ids, logits))).tolist(),
+            "moved": ten_thousandths(gains.clamp(min=0).sum(-1)).tolist(),
+            "shares": ten_thousandths(after.gather(1, top)).tolist(),
+            "real": ten_thousandths(torch.exp2(-surprise(self.bundle, self.ids, logits))).tolist(),
             "up": torch.cat(up, 1).tolist(),
         }
 
@@ -104,7 +104,7 @@ class Reader:
         shown |= {index for layer in off for head in layer for index, _, _ in head["up"]} | set(self.ids)
         return {
             "name": name,
-            "facts": facts(self.bundle),
+            "facts": model_summary(self.bundle),
             "layers": shape.n_layer,
             "heads": shape.n_head,
             "weights": self.weights(),
@@ -112,16 +112,16 @@ class Reader:
             "guesses": guesses,
             "lens": stages,
             "off": off,
-            "pieces": {index: label(self.bundle.tokenizer, index) for index in sorted(shown)},
+            "pieces": {index: token_label(self.bundle.tokenizer, index) for index in sorted(shown)},
         }
 
 
-def share(chances: Tensor) -> Tensor:
+def ten_thousandths(chances: Tensor) -> Tensor:
     """Probabilities as whole numbers of ten-thousandths, which are short to write down."""
     return (chances * 10_000).round().long()
 
 
-def facts(bundle: Bundle) -> str:
+def model_summary(bundle: Bundle) -> str:
     """One line on a model."""
     shape = bundle.model.config
     line = f"{shape.n_layer} layers of {shape.n_head} heads, {bundle.model.num_parameters():,} parameters"
@@ -145,7 +145,7 @@ def attention_page(
     bundles = [bundle] if other is None else [bundle, other]
     texts = [read(each, prompt) for each in bundles]  # the same ids; refused if they do not fit into one of the models
     data = {
-        "tokens": [{"id": index, "text": label(bundle.tokenizer, index)} for index in texts[0]],
+        "tokens": [{"id": index, "text": token_label(bundle.tokenizer, index)} for index in texts[0]],
         "models": [Reader(each, texts[0]).values(name) for each, name in zip(bundles, names, strict=False)],
     }
     style = (FOLDER / "attention.css").read_text(encoding="utf-8")
@@ -178,7 +178,7 @@ def run(config: Config, arguments: Namespace) -> None:
         temporary.write_text(page, encoding="utf-8")
     ids = read(bundles[0], arguments.prompt)
     weights = attention_weights(bundles[0].model, bundles[0].vocabulary.from_gpt2(ids).to(device))
-    labels = [label(bundles[0].tokenizer, index) for index in ids]
+    labels = [token_label(bundles[0].tokenizer, index) for index in ids]
     draw(weights.cpu(), labels, config.paths.results / "attention_map.png")
     for name in ("attention.html", "attention_map.png"):
         print(f"wrote {config.paths.results / name}", file=sys.stderr)
