@@ -19,7 +19,7 @@ from torch import Tensor
 
 from config.schema import GenerateConfig
 from generate.copies import CopyCheck
-from generate.generate import Batch, Draft, Sample, finish, start
+from generate.generate import Draft, DraftBatch, Sample, finish, start
 from model.checkpoint import Bundle
 from model.tokenizer import END
 from server.streaming import StopBuffer, TextDelta, Token, score_prompt
@@ -157,7 +157,7 @@ class Engine:
     def __init__(self, bundle: Bundle, copies: CopyCheck | None, *, width: int, queue: int) -> None:
         self.bundle, self.copies, self.width, self.queue = bundle, copies, width, queue
         self.counts = {"requests": 0, "refused": 0, "cancelled": 0, "prompt_tokens": 0, "tokens": 0}
-        self._batch = Batch(bundle)
+        self._batch = DraftBatch(bundle)
         self._running: dict[int, TextRequest] = {}  # by id() of the draft
         self._waiting: deque[TextRequest] = deque()
         self._wake = threading.Condition()
@@ -302,4 +302,4 @@ class Engine:
         for request in list(self._running.values()):
             request.draft.done = request.draft.done or "cancelled"
             self._release(request, error)
-        self._batch = Batch(self.bundle)
+        self._batch = DraftBatch(self.bundle)

@@ -13,7 +13,7 @@ import torch
 
 from config.schema import Config, UserError
 from generate.copies import CopyCheck
-from generate.generate import Batch, generate, start
+from generate.generate import DraftBatch, generate, start
 from model.checkpoint import Bundle
 from model.tokenizer import END
 from server.engine import Engine, QueueFull, stream_deltas
@@ -74,7 +74,7 @@ def test_texts_are_those_of_generate_whoever_runs_beside_them(trained: Trained, 
 def test_rows_that_join_and_leave_do_not_disturb_the_others(trained: Trained) -> None:
     """Logits of every row, at every step, equal those of the whole text without a cache."""
     config, bundle = trained
-    batch, dice = Batch(bundle), random.Random(3)
+    batch, dice = DraftBatch(bundle), random.Random(3)
     how = replace(config.generate, temperature=1.0, top_p=1.0, max_new_tokens=12)
     for step in range(30):
         if step % 4 == 0:
@@ -237,14 +237,14 @@ def test_a_full_queue_and_long_prompts_are_refused(trained: Trained) -> None:
 
 def test_an_error_ends_those_it_meets_and_not_the_engine(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     config, bundle = trained
-    draw = Batch.draw
+    draw = DraftBatch.draw
 
-    def broken(self: Batch) -> list:
-        monkeypatch.setattr(Batch, "draw", draw)
+    def broken(self: DraftBatch) -> list:
+        monkeypatch.setattr(DraftBatch, "draw", draw)
         raise RuntimeError("out of luck")
 
     with Engine(bundle, None, width=2, queue=3) as engine:
-        monkeypatch.setattr(Batch, "draw", broken)
+        monkeypatch.setattr(DraftBatch, "draw", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
             engine.submit("", config.generate, seed=0).result(10)
         assert engine.submit("", config.generate, seed=0).result(10).finish_reason in ("stop", "length")

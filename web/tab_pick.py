@@ -9,7 +9,7 @@ import torch
 from markupsafe import Markup
 
 from config.schema import GenerateConfig, UserError
-from generate.generate import read_prompts, seen_rows, start
+from generate.generate import read_prompts, seen_ids, start
 from generate.sampling import filtered
 from inspection.page import token_label
 from model.checkpoint import Bundle
@@ -38,7 +38,7 @@ def likeliest(bundle: Bundle, ids: list[int], settings: GenerateConfig) -> list[
     draft = start(bundle, ids, settings, 0)
     logits, _ = read_prompts(bundle, [draft])
     allowed = bundle.vocabulary.forbid_shared(logits.float())
-    scores = filtered(allowed, settings, seen_rows(bundle, [draft]))
+    scores = filtered(allowed, settings, seen_ids(bundle, [draft]))
     if settings.temperature == 0:
         scores = scores * 1e6  # all probability goes to the likeliest
     best = scores.softmax(-1)[0].topk(min(CHOICES_SHOWN, bundle.vocabulary.vocab_size))
