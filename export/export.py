@@ -32,7 +32,7 @@ from model.tokenizer import END, NUM_TOKENS
 from utils.files import atomic_write, temporary_beside
 
 DEFAULT_NAMES = {"hf": "elon-transformer", "gguf": "elon-transformer.gguf", "space": "elon-transformer-space"}
-ADVICE = "give another --export.output, or remove it first"
+CHOOSE_ANOTHER = "give another --export.output, or remove it first"
 
 
 def export(bundle: Bundle, config: Config) -> list[Path]:
@@ -73,12 +73,12 @@ def output_path(config: Config) -> Path:
     output = (Path(config.export.output).expanduser() if config.export.output else usual).resolve()
     if config.export.to != "gguf":
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-            raise UserError(f"{output} is there already, and not empty: {ADVICE}")
+            raise UserError(f"{output} is there already, and not empty: {CHOOSE_ANOTHER}")
         return output
     if output.is_dir():
         raise UserError(f"{output} is a folder: name the file, {output / 'model.gguf'} say")
     if output.exists():
-        raise UserError(f"{output} is there already: {ADVICE}")
+        raise UserError(f"{output} is there already: {CHOOSE_ANOTHER}")
     return output
 
 
@@ -138,7 +138,7 @@ def export_gguf(output: Path, stock: Stock, bundle: Bundle, config: Config) -> l
     beside = output.with_name("Modelfile")
     recipe = modelfile(output.name, config.generate, stock.config.block_size).encode()
     if beside.exists() and not (beside.is_file() and beside.read_bytes() == recipe):
-        raise UserError(f"{beside} is there already: {ADVICE}")
+        raise UserError(f"{beside} is there already: {CHOOSE_ANOTHER}")
     with atomic_write(output) as temporary:
         write_gguf(temporary, stock, tokens, merges, quantize=config.export.quantize, name=output.stem)
         with atomic_write(beside) as temporary_recipe:

@@ -25,7 +25,7 @@ from model.tokenizer import END, Tokenizer
 from utils.preprocess import load_processed
 
 MAX_COPY_CHECK_BYTES = 20_000_000  # of training text: more would take longer to read than the texts to write
-WIDTH = 64  # texts written side by side: enough to fill the cores, small enough for any laptop
+SIDE_BY_SIDE = 64  # texts written side by side: enough to fill the cores, small enough for any laptop
 SAMPLED_AT_ONCE = 8  # texts whose tokens are sampled together: 64 at once take twice the time of 8 times 8
 
 
@@ -176,14 +176,14 @@ class DraftBatch:
 
 
 def write(bundle: Bundle, drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft, int]]]:
-    """Write these texts, WIDTH at most side by side; yields each step's (draft, GPT-2 id) pairs, the end mark included.
+    """Write these texts, SIDE_BY_SIDE at once; yields (draft, GPT-2 id) pairs of each step, the end mark included.
 
     When half of the places are empty, the next texts join.
     """
     batch, waiting = DraftBatch(bundle), deque(drafts)
     while waiting or batch.drafts:
-        if waiting and len(batch.drafts) <= WIDTH // 2:
-            batch.join([waiting.popleft() for _ in range(min(len(waiting), WIDTH - len(batch.drafts)))])
+        if waiting and len(batch.drafts) <= SIDE_BY_SIDE // 2:
+            batch.join([waiting.popleft() for _ in range(min(len(waiting), SIDE_BY_SIDE - len(batch.drafts)))])
         yield batch.draw()
         batch.advance()
 

@@ -50,9 +50,9 @@ def attend(
         scores = scores.masked_fill(~visible, float("-inf"))
     weights = scores.softmax(-1)
     seen.append(weights)
-    attended = weights @ v
-    attended[:, off] = 0.0
-    return attended
+    heard = weights @ v
+    heard[:, off] = 0.0
+    return heard
 
 
 @contextmanager

@@ -51,6 +51,7 @@ def run_server(app: "FastAPI", sock: socket.socket, *, ready: Callable[[], None]
 
 def make_server(app: "FastAPI", *, ready: Callable[[], None]) -> Any:
     """A uvicorn.Server that calls `ready` when it listens, and closes connections whose headers come too slowly."""
+    # long: the classes are here because uvicorn is an optional package, imported only to serve
     import h11
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol

@@ -22,52 +22,55 @@ from web.templates import read_asset
 Made = TypeVar("Made")
 TITLE = "elon-transformer"
 PARODY = "A small language model that imitates tweets. Parody: nobody said what it writes."
-HEAD = '<meta name="color-scheme" content="light dark"><script>{}</script>'
+PAGE_HEAD = '<meta name="color-scheme" content="light dark"><script>{}</script>'
+
+
+BLUES = (
+    "#f0f6fb",
+    "#d9e9f5",
+    "#b5d3ea",
+    "#85b6dc",
+    "#4e94c9",
+    "#1f6fb2",
+    "#1a629f",
+    "#165488",
+    "#134670",
+    "#0f3858",
+    "#0a263c",
+)  # from the lightest to the darkest
+THEME_COLOURS = {  # of Gradio's theme: (light, dark)
+    "body_background_fill": ("#fbfaf7", "#161513"),
+    "body_text_color": ("#1d1c1a", "#ece8df"),
+    "body_text_color_subdued": ("#5f5c55", "#a39e92"),
+    "background_fill_primary": ("#ffffff", "#1f1e1b"),
+    "background_fill_secondary": ("#fbfaf7", "#161513"),
+    "border_color_primary": ("#e2ded5", "#3a3731"),
+    "block_background_fill": ("#ffffff", "#1f1e1b"),
+    "block_border_color": ("#e2ded5", "#3a3731"),
+    "block_label_text_color": ("#1d1c1a", "#ece8df"),
+    "block_title_text_color": ("#1d1c1a", "#ece8df"),
+    "block_info_text_color": ("#5f5c55", "#a39e92"),
+    "input_background_fill": ("#fbfaf7", "#262420"),
+    "input_border_color": ("#cfcabf", "#4a463e"),
+    "button_primary_background_fill": ("#1f6fb2", "#6db0e8"),
+    "button_primary_background_fill_hover": ("#1a629f", "#8cc2ef"),
+    "button_primary_text_color": ("#ffffff", "#10202e"),
+    "button_secondary_background_fill": ("#f4f2ec", "#2b2925"),
+    "button_secondary_background_fill_hover": ("#e9e5db", "#36332d"),
+    "button_secondary_text_color": ("#1d1c1a", "#ece8df"),
+    "slider_color": ("#1f6fb2", "#6db0e8"),
+}
 
 
 def theme() -> gr.themes.Base:
     """The colours of the attention page in light and dark, and the system's own fonts."""
-    blue = gr.themes.Color(
-        "#f0f6fb",
-        "#d9e9f5",
-        "#b5d3ea",
-        "#85b6dc",
-        "#4e94c9",
-        "#1f6fb2",
-        "#1a629f",
-        "#165488",
-        "#134670",
-        "#0f3858",
-        "#0a263c",
-    )
+    blue = gr.themes.Color(*BLUES)
     fonts = {"font": [gr.themes.Font("sans-serif")], "font_mono": [gr.themes.Font("monospace")]}
     made = gr.themes.Base(
         primary_hue=blue, secondary_hue=blue, neutral_hue=gr.themes.colors.stone, radius_size="lg", **fonts
     )
-    colours = {
-        "body_background_fill": ("#fbfaf7", "#161513"),
-        "body_text_color": ("#1d1c1a", "#ece8df"),
-        "body_text_color_subdued": ("#5f5c55", "#a39e92"),
-        "background_fill_primary": ("#ffffff", "#1f1e1b"),
-        "background_fill_secondary": ("#fbfaf7", "#161513"),
-        "border_color_primary": ("#e2ded5", "#3a3731"),
-        "block_background_fill": ("#ffffff", "#1f1e1b"),
-        "block_border_color": ("#e2ded5", "#3a3731"),
-        "block_label_text_color": ("#1d1c1a", "#ece8df"),
-        "block_title_text_color": ("#1d1c1a", "#ece8df"),
-        "block_info_text_color": ("#5f5c55", "#a39e92"),
-        "input_background_fill": ("#fbfaf7", "#262420"),
-        "input_border_color": ("#cfcabf", "#4a463e"),
-        "button_primary_background_fill": ("#1f6fb2", "#6db0e8"),
-        "button_primary_background_fill_hover": ("#1a629f", "#8cc2ef"),
-        "button_primary_text_color": ("#ffffff", "#10202e"),
-        "button_secondary_background_fill": ("#f4f2ec", "#2b2925"),
-        "button_secondary_background_fill_hover": ("#e9e5db", "#36332d"),
-        "button_secondary_text_color": ("#1d1c1a", "#ece8df"),
-        "slider_color": ("#1f6fb2", "#6db0e8"),
-    }
-    pairs = {name: light for name, (light, _) in colours.items()}
-    pairs |= {f"{name}_dark": dark for name, (_, dark) in colours.items()}
+    pairs = {name: light for name, (light, _) in THEME_COLOURS.items()}
+    pairs |= {f"{name}_dark": dark for name, (_, dark) in THEME_COLOURS.items()}
     return made.set(**pairs)
 
 
@@ -127,7 +130,7 @@ def mount_playground(api: FastAPI, engine: Engine, config: Config) -> FastAPI:
             path="/",
             theme=theme(),
             css=read_asset("playground.css"),
-            head=HEAD.format(read_asset("playground.js")),
+            head=PAGE_HEAD.format(read_asset("playground.js")),
             footer_links=[],
             run_history=False,
             ssr_mode=False,

@@ -27,7 +27,7 @@ EXAMPLE_LENGTH = 140  # characters at most
 CONTEXT_LENGTH = 24  # characters shown before and after what a rule changed
 EMOJI_PARTS = "\u200d\ufe0f"  # not printable by themselves, but inside an emoji
 MOST_BINS = 24  # of a chart of lengths; longer tweets share the last one
-FIRST_TEXT = "The rocket's 3rd launch was GREAT 🚀"
+EXAMPLE_TEXT = "The rocket's 3rd launch was GREAT 🚀"
 SOURCE_GONE = "The file these tweets came from is not there any more, so there are no examples of what each rule did."
 
 
@@ -177,14 +177,14 @@ class DataTab:
         self.bundle, self.paths = bundle, paths
         gr.HTML("<h2>The tokenizer at work</h2>")
         typed = gr.Textbox(
-            FIRST_TEXT,
+            EXAMPLE_TEXT,
             label="Type something",
             info="GPT-2's tokenizer cuts it into tokens; a dot (·) is a space, ‹F0› a byte",
             lines=2,
             max_length=2000,
             elem_id="typed",
         )
-        chips = gr.HTML(tokens_view(bundle, FIRST_TEXT), elem_id="chips")
+        chips = gr.HTML(tokens_view(bundle, EXAMPLE_TEXT), elem_id="chips")
         # Not `input`: it may fire before the box has its new value, and send the text without its last letter.
         # With the queue: without it, two requests sent at once may be answered in any order.
         typed.change(

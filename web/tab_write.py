@@ -17,7 +17,7 @@ from web.tab_pick import Picker
 from web.templates import notice
 
 MOST_TWEETS = 20  # at once
-REFRESH_SECONDS = 0.06  # between two updates of the cards
+FRAME_SECONDS = 0.06  # between two updates of the cards
 LARGEST_SEED = 2**31 - 1
 EMPTY = "Nothing written yet. Give the beginning of a tweet, or leave it empty, and press `Write`."
 
@@ -57,7 +57,7 @@ def stream_cards(columns: list[Column]) -> Iterator[Markup]:
         yield cards(columns)
         while left:
             events = [updates.get()]
-            time.sleep(REFRESH_SECONDS)
+            time.sleep(FRAME_SECONDS)
             try:
                 while True:
                     events.append(updates.get_nowait())
@@ -130,12 +130,21 @@ class WriteTab:
             min(defaults.temperature, 2),
             step=0.05,
             label="Temperature",
-            info="low is safe, high is wild",
+            info="the higher, the more surprising the tweets",
             elem_id="temperature",
         )
+        self.lay_out_seed()
+        self.lay_out_second_model()
+        with gr.Accordion("More settings", open=False):
+            self.lay_out_drawer()
+        self.button = gr.Button("Write", variant="primary", elem_id="write")
+        self.sampling = [self.temperature, self.top_k, self.top_p, self.min_p, self.penalty]
+
+    def lay_out_seed(self) -> None:
+        """The seed, and a button that picks one."""
         with gr.Row(elem_classes="seed"):
             self.seed = gr.Number(
-                min(defaults.seed, LARGEST_SEED),
+                min(self.defaults.seed, LARGEST_SEED),
                 label="Seed",
                 info="the same seed writes the same tweets",
                 precision=0,
@@ -146,6 +155,9 @@ class WriteTab:
                 elem_id="seed",
             )
             self.surprise = gr.Button("Surprise me", min_width=110, scale=1, elem_id="surprise")
+
+    def lay_out_second_model(self) -> None:
+        """The choice of a second model."""
         self.beside = gr.Dropdown(
             [NO_SECOND_MODEL, *self.models.others()],
             value=NO_SECOND_MODEL,
@@ -154,13 +166,9 @@ class WriteTab:
             elem_id="beside",
             info="a second model writes from the same beginning with the same seed",
         )
-        with gr.Accordion("More settings", open=False):
-            self.lay_out_drawer()
-        self.button = gr.Button("Write", variant="primary", elem_id="write")
-        self.sampling = [self.temperature, self.top_k, self.top_p, self.min_p, self.penalty]
 
     def lay_out_drawer(self) -> None:
-        """The settings that are seldom changed."""
+        """The other sampling settings."""
         defaults = self.defaults
         self.top_k = gr.Slider(
             0, 200, min(defaults.top_k, 200), step=1, label="Top-k", info="only the k likeliest tokens; 0: off"
