@@ -1,8 +1,8 @@
-"""Looking inside a model: where its heads look, what surprises it, what each layer would say, what a head is good for.
+"""What a model computes on the way: attention weights, surprise, the logit lens, and the logits without one head.
 
 Every number comes from the model's own weights.
 
-Shapes: T tokens (the end mark before the text, then the text's), L layers, H heads, V rows of the vocabulary.
+Shapes: T tokens (the end mark before the text, then the text's), L layers, H heads, V entries of the vocabulary.
 """
 
 import copy
@@ -22,7 +22,7 @@ from model.transformer import GPT, Attention
 
 
 def read(bundle: Bundle, text: str) -> list[int]:
-    """GPT-2 ids (T,) of a text as the model meets it: after an end mark, without spaces at its end.
+    """GPT-2 ids (T,) of a text as the model reads it: after an end mark, without spaces at its end.
 
     Raises:
         UserError: the text does not fit into the model's context.
@@ -35,7 +35,7 @@ def read(bundle: Bundle, text: str) -> list[int]:
 
 
 def twin(model: GPT) -> GPT:
-    """A model that shares every weight with this one, but can be tampered with while others use the original."""
+    """A copy of a model that shares its weights, and can be changed while others use the original."""
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
 
 
@@ -93,29 +93,31 @@ def logits_without(model: GPT, rows: Tensor, *, layer: int, head: int) -> Tensor
 
 
 @torch.no_grad()
-def logit_lens(model: GPT, rows: Tensor) -> Tensor:
-    """What the model would say if it ended after 0, 1, ... L layers: logits (L + 1, T, V) for rows (T,).
+def logit_lens(model: GPT, ids: Tensor) -> Tensor:
+    """The logits (L + 1, T, V) of the model if it ended after 0, 1, ... L layers, for ids (T,) of its vocabulary.
 
-    The stream after each layer goes straight to the last norm and the head (nostalgebraist 2020).
+    The hidden states after each layer go straight to the last norm and the head ("logit lens", nostalgebraist 2020).
     """
-    streams: list[Tensor] = []
+    states: list[Tensor] = []
 
-    def keep(module: nn.Module, given: object, stream: Tensor) -> None:
-        streams.append(stream)
+    def keep(module: nn.Module, given: object, hidden: Tensor) -> None:
+        states.append(hidden)
 
     hooks = [module.register_forward_hook(keep) for module in (model.drop, *model.h)]
     try:
-        model.trunk(rows[None])
+        model.trunk(ids[None])
     finally:
         for hook in hooks:
             hook.remove()
-    return model.head(model.ln_f(torch.cat(streams)))
+    return model.head(model.ln_f(torch.cat(states)))
 
 
 def surprise(bundle: Bundle, ids: list[int], logits: Tensor) -> Tensor:
-    """Bits of surprise (T - 1,) at each token after the first: 1 bit is a coin's toss, 10 bits are 1 in 1,024.
+    """Surprise in bits (T - 1,) at each token after the first: 1 bit means a probability of 1/2, 10 bits of 1/1,024.
 
-    `ids` (T,) are what was read, `logits` (T, V) what the model said after each.
+    Args:
+        ids: (T,) GPT-2 ids of the text.
+        logits: (T, V) of the model after each of them.
     """
     expected = bundle.vocabulary.log_probs(logits[:-1].float().cpu())
     return -expected.gather(1, torch.tensor(ids[1:])[:, None])[:, 0] / math.log(2)
