@@ -55,18 +55,25 @@ def test_the_users_three_commands(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "results" / "loss_plot.png").is_file()
 
 
-def test_generate_speaks_json(root: Path) -> None:
-    done = python("main.py", "generate", "Mars", "--json", "--paths.root", str(root), "--generate.num_samples", "2")
-    answer = json.loads(done.stdout)
+def test_generate_speaks_json(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One object on standard output, and nothing else there."""
+    flags = ["--json", "--paths.root", str(root), "--generate.num_samples", "2"]
+    assert run_command("generate", ["Mars", *flags]) == 0
+    answer = json.loads(capfd.readouterr().out)
     assert set(answer) == {"samples", "seconds", "tokens_per_second"} and len(answer["samples"]) == 2
     for sample in answer["samples"]:
         assert {"text", "finish_reason", "tokens", "novel", "seed"} <= set(sample)
         assert sample["text"].startswith("Mars") and sample["finish_reason"] in ("stop", "length")
 
 
-def test_same_seed_same_tweets(root: Path) -> None:
-    runs = [python("main.py", "generate", "--paths.root", str(root), "--generate.seed", seed).stdout for seed in "550"]
-    assert runs[0] == runs[1] != runs[2]
+def test_same_seed_same_tweets(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In this process and in another one."""
+    flags = ["--paths.root", str(root), "--generate.seed"]
+    here = []
+    for seed in "50":
+        assert run_command("generate", [*flags, seed]) == 0
+        here.append(capsys.readouterr().out)
+    assert python("main.py", "generate", *flags, "5").stdout == here[0] != here[1]
 
 
 def test_generate_asks_when_there_is_no_prompt(root: Path) -> None:
