@@ -1,6 +1,9 @@
 """The commands as a user runs them, in a process of their own, on the sample that ships."""
 
+import ast
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +111,68 @@ def test_only_training_takes_several_processes(
         told = capsys.readouterr().err
         assert told.startswith(f"error: `{name}` is work for one process, not 4: ") == (rank == "0")
         assert told.count("\n") == (rank == "0")
+
+
+# ---- which Python, and which version ---------------------------------------------------------------------------------
+
+BARE = [sys.executable, "-S"]  # a Python that finds no installed packages
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of what main.py needs to begin, with no .venv."""
+    for name in ("main.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "config", tmp_path / "config", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "utils", tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def bare(copy: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of main.py under a Python without packages."""
+    done = subprocess.run([*BARE, "main.py", *arguments], cwd=copy, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def make_venv(copy: Path, command: list[str]) -> None:
+    """A .venv whose Python is this command."""
+    program = copy / ".venv" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {" ".join(command)} "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+
+
+def test_without_packages_one_line_says_what_to_type(copy: Path) -> None:
+    code, out, err = bare(copy, "plot")
+    assert (code, out) == (1, "") and err.startswith("error: ") and err.count("\n") == 1
+    assert "has no jsonargparse and no torch: type `make run`, or `python3 -m venv .venv && " in err
+    code, out, err = bare(copy, "--help")
+    assert code == 0 and not err and all(name in out for name in COMMANDS)
+    assert bare(copy, "plot", "--help")[0] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the Python of .venv")
+def test_the_python_of_venv_takes_over(copy: Path) -> None:
+    make_venv(copy, [sys.executable])
+    code, out, err = bare(copy, "plot", "--paths.root", "a folder")
+    measurements = Path("a folder") / "results" / "metrics.jsonl"
+    assert (code, out) == (1, "") and err.startswith(f"error: no measurements at {measurements}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the Python of .venv")
+def test_a_venv_without_packages_is_tried_once(copy: Path) -> None:
+    make_venv(copy, BARE)
+    code, _, err = bare(copy, "plot")
+    assert code == 1 and err.count("\n") == 1 and "has no jsonargparse and no torch: type" in err
+
+
+def test_an_old_python_can_read_the_file_that_turns_it_away() -> None:
+    for name in ("main.py", "config/interpreter.py"):
+        ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+def test_the_version_is_the_newest_of_the_changelog(copy: Path) -> None:
+    newest = re.search(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest and bare(copy, "--version") == (0, f"elon-transformer {newest[1]}\n", "")
+    (copy / "pyproject.toml").unlink()  # as in an exported Space
+    assert bare(copy, "--version")[1].startswith("elon-transformer (a copy of unknown version")
