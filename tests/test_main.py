@@ -47,6 +47,17 @@ def test_run_leaves_everything(root: Path) -> None:
     assert (root / "data" / "processed.txt").is_file()
 
 
+def test_run_takes_tweets_of_two_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """None is long enough for a prompt to be taken from it, so there are samples without a prompt only."""
+    names = [one + two for one in ("ro", "ve", "ka", "mi", "lu", "ta") for two in ("bin", "don", "sel", "rix", "pum")]
+    pairs = [f"{one} {two}" for one, two in zip(names * 2, names[1:] + names[2:] + names[:3], strict=True)]
+    (tmp_path / "short.csv").write_text("text\n" + "\n".join(pairs), encoding="utf-8")
+    flags = ["--data.path", str(tmp_path / "short.csv"), "--paths.root", str(tmp_path), *TINY]
+    assert run_command("run", [*flags, "--generate.max_new_tokens", "8"]) == 0
+    assert "Trained 2 epochs" in capsys.readouterr().out
+    assert (tmp_path / "results" / "samples.txt").read_text(encoding="utf-8").count("Prompt: ''") == 4
+
+
 def test_the_users_three_commands(root: Path, tmp_path: Path) -> None:
     here = ["--paths.root", str(tmp_path)]
     table = python("-m", "utils.preprocess", *here, "--data.path", str(ROOT / "data" / "sample_tweets.csv"))
