@@ -1,5 +1,6 @@
-# make run | serve | test | test-slow | coverage | lint | setup | audit | hashes. A second call installs nothing: each stamp remembers
-# its requirements file. What is installed has the SHA-256 that hashes/ says, but for torch (see SECURITY.md).
+# make run | serve | test | test-slow | coverage | lint | setup | audit | hashes | lock. A second call installs nothing:
+# each stamp remembers its requirements file. What is installed has the SHA-256 that hashes/ says, but for torch (see
+# SECURITY.md).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ DATA_FLAG := $(if $(DATA),--data.path '$(DATA)')
 # Two test processes at once; the tests of one file stay together.
 PYTEST := pytest -n 2 --dist loadfile
 
-.PHONY: run serve test test-slow coverage lint setup audit hashes clean
+.PHONY: run serve test test-slow coverage lint setup audit hashes lock clean
 run: $(VENV)/core
 	$(BIN)/python main.py run $(DATA_FLAG)
 
@@ -70,6 +71,10 @@ hashes:
 	  grep -Ev '^(-r|#|torch==)' $$name.txt | uv pip compile --quiet --universal --python-version 3.11 --no-deps \
 	    --generate-hashes --no-annotate --custom-compile-command 'make hashes' --output-file hashes/$$name.txt - || exit 1; \
 	done
+
+# Then also uv.lock, for those who use uv (`uv run main.py run`): the same versions.
+lock:
+	uv lock $(shell sed -nE 's/^([A-Za-z0-9_.-]+==[^ ]+)$$/--upgrade-package \1/p' requirements.txt requirements-full.txt)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
