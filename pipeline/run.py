@@ -18,7 +18,7 @@ from utils.files import atomic_write
 from utils.lock import only_run
 from utils.preprocess import Tweet, preprocess
 
-SHOWN = 8  # samples printed; samples.txt has them all
+SHOWN_EVERY = 2  # every second sample is printed; samples.txt has them all
 
 
 def run(config: Config, arguments: Namespace) -> None:
@@ -35,7 +35,7 @@ def whole_job(config: Config, arguments: Namespace) -> None:
     samples = write_samples(config, ["", *openings(corpus.train, 4)], each=4)
     found = evaluate(config, corpus)
     write_results(config, found)
-    print("\n".join(format_sample(sample) for sample in samples[:: len(samples) // SHOWN]))
+    print("\n".join(format_sample(sample) for sample in samples[::SHOWN_EVERY]))
     print("\n" + "\n".join([how_it_ended(config, state), *found.result["verdict"]]))
     print(
         "More like these: python main.py generate"

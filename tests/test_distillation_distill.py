@@ -251,6 +251,7 @@ def test_a_chain_hands_on_what_it_learnt(settings: SettingsOf, corpus: Corpus, t
     assert result["teacher"]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_hugging_face_gpt2_teaches_after_fine_tuning(
     settings: SettingsOf, corpus: Corpus, trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

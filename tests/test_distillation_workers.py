@@ -35,6 +35,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
+@pytest.mark.slow
 def test_side_by_side_gives_the_same_models(
     settings: SettingsOf,
     corpus: Corpus,
@@ -66,6 +67,7 @@ def test_side_by_side_gives_the_same_models(
     assert capfd.readouterr().err.count("again: it was made with these settings") == 2
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_one_is_told_and_the_other_is_saved(settings: SettingsOf, corpus: Corpus) -> None:
     config = settings("--distill.workers", "2", "--distill.members", "2", "--distill.member_epochs", "5000", *LONG)
     context = set_up(config, corpus)
@@ -85,6 +87,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_an_end_asked_of_the_command_is_asked_of_all(sample: tuple[Config, Corpus], tmp_path: Path) -> None:
     """SIGTERM to the command alone: everything is saved, and nothing goes on."""
     config = sample[0]
@@ -149,6 +152,7 @@ class Alive:
         return self.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_told_in_one_line(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +194,7 @@ def test_lines_are_written_whole_and_labelled() -> None:
     assert stream.getvalue() == "member_1: one line\nmember_1: another one\n"
 
 
+@pytest.mark.slow
 def test_an_end_asked_as_the_last_one_ends_is_not_lost(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def test_the_hub_finds_its_settings(exported: Exported) -> None:
     assert "invented posts" in text
 
 
+@pytest.mark.slow
 def test_it_runs_by_itself(exported: Exported) -> None:
     pytest.importorskip("gradio")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

@@ -186,6 +186,7 @@ def test_two_processes_take_the_steps_of_one(flags_in: Flags) -> None:
     assert sum("2 processes, each on cpu" in line for line in lines) == 1 == sum("[Epoch 1]" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_ends_both_and_resuming_is_bit_equal(
     flags_in: Flags, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,6 +228,7 @@ def test_what_goes_wrong_in_one_ends_both_with_one_line(
     assert [text for text in lines if "error" in text] == [lines[-1]] and lines[-1].startswith(line)
 
 
+@pytest.mark.slow
 def test_torchrun(flags_in: Flags) -> None:
     argv = flags_in("torchrun", "--train.epochs", "1")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "main.py"]
