@@ -79,8 +79,8 @@ def run_best(config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
     path, _ = train_student(context, teachers, generation=1)
     bundle = load_bundle(path, context.device)
     return {
-        "nats": score(bundle.model, bundle.vocabulary, context.rows("val")).nats.tolist(),
-        "teacher_nats": score(teachers.ensemble(), context.vocabulary, context.rows("val")).nats.tolist(),  # type: ignore[arg-type]
+        "nats": score(bundle.model, bundle.vocabulary, context.dataset("val")).nats.tolist(),
+        "teacher_nats": score(teachers.ensemble(), context.vocabulary, context.dataset("val")).nats.tolist(),
         "parameters": bundle.model.num_parameters(),
         "epoch": bundle.info["epoch"],
         "train_seconds": round(time.perf_counter() - started, 1),

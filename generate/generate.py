@@ -20,6 +20,7 @@ from generate.sampling import draw, filtered
 from model.cache import Cache
 from model.checkpoint import Bundle, load_bundle
 from model.device import choose_device
+from model.language_model import LanguageModel
 from model.linear import lay_out_for_writing
 from model.tokenizer import END, Tokenizer
 from utils.preprocess import load_processed
@@ -75,7 +76,7 @@ class Draft:
     cut: int | None = None
 
 
-def start(bundle: Bundle, prompt: str | Sequence[int], settings: GenerateConfig, seed: int) -> Draft:
+def start(bundle: Bundle[LanguageModel], prompt: str | Sequence[int], settings: GenerateConfig, seed: int) -> Draft:
     """A Draft of this prompt, given as text or as GPT-2 token ids.
 
     Raises:
@@ -106,7 +107,7 @@ class Batch:
     A round is `join` (where there are new ones), `draw`, `advance`.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle[LanguageModel]) -> None:
         self.bundle = bundle
         self.drafts: list[Draft] = []  # each has its row of the cache and of the logits
         self.cache = bundle.model.new_cache(0)
@@ -173,7 +174,7 @@ class Batch:
             self.logits = self.logits[:0]
 
 
-def write(bundle: Bundle, drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft, int]]]:
+def write(bundle: Bundle[LanguageModel], drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft, int]]]:
     """Write these texts, WIDTH at most side by side; yields each step's (draft, GPT-2 id) pairs, the end mark included.
 
     Texts end one by one; when half of the places are empty, the next ones join.
@@ -186,7 +187,7 @@ def write(bundle: Bundle, drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft,
         batch.advance()
 
 
-def read_prompts(bundle: Bundle, drafts: list[Draft]) -> tuple[Tensor, Cache]:
+def read_prompts(bundle: Bundle[LanguageModel], drafts: list[Draft]) -> tuple[Tensor, Cache]:
     """Logits (B, V) after each prompt, and the cache that holds them; each different prompt is read once."""
     prompts = sorted({tuple(draft.ids) for draft in drafts})
     device = bundle.model.wte.weight.device
@@ -202,7 +203,7 @@ def read_prompts(bundle: Bundle, drafts: list[Draft]) -> tuple[Tensor, Cache]:
     return logits[place], cache
 
 
-def seen_rows(bundle: Bundle, drafts: list[Draft]) -> Tensor:
+def seen_rows(bundle: Bundle[LanguageModel], drafts: list[Draft]) -> Tensor:
     """Which rows of the vocabulary each draft already holds, (B, V)."""
     seen = torch.zeros(len(drafts), bundle.vocabulary.vocab_size, dtype=torch.bool)
     for number, draft in enumerate(drafts):
@@ -227,7 +228,7 @@ def finish(draft: Draft, tokenizer: Tokenizer, copies: CopyCheck | None) -> Samp
 
 
 def generate(
-    bundle: Bundle, prompts: Sequence[str], settings: GenerateConfig, copies: CopyCheck | None = None
+    bundle: Bundle[LanguageModel], prompts: Sequence[str], settings: GenerateConfig, copies: CopyCheck | None = None
 ) -> list[Sample]:
     """`num_samples` texts for each prompt, prompt by prompt; the empty prompt is a tweet from nothing.
 

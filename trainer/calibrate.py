@@ -97,7 +97,7 @@ def make_calibration(
     kinds = torch.zeros(vocabulary.vocab_size, dtype=torch.long)
     kinds[vocabulary.id_of] = kind_of(counts, shapes, least)
     writer = Ensemble([], vocabulary, config=config.model, ngram=ngram, ngram_share=1.0).eval()
-    author = Bundle(writer, tokenizer, vocabulary, config, {})  # type: ignore[arg-type]
+    author = Bundle(writer, tokenizer, vocabulary, config, {})
     longest = config.model.block_size
     settings = replace(config.generate.unshaped(), num_samples=CONTEXTS, max_new_tokens=longest, seed=0)
     written = [Tweet(sample.text, sample.finish_reason == "stop") for sample in generate(author, [""], settings)]

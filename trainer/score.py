@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.language_model import LanguageModel
 from model.tokenizer import END
-from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from trainer.batches import PAD, TweetDataset
 
@@ -43,7 +43,7 @@ class Scores:
 
 
 @torch.no_grad()
-def score(model: GPT, vocabulary: Vocabulary, rows: TweetDataset, *, batch_size: int = 64) -> Scores:
+def score(model: LanguageModel, vocabulary: Vocabulary, rows: TweetDataset, *, batch_size: int = 64) -> Scores:
     """Score every tweet of `rows`; the model is used as it stands (put it in evaluation mode first)."""
     device = model.wte.weight.device
     tweets = len(rows.num_bytes)
