@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.schema import RENAMED, SECTIONS, Config, UserError
+from config.schema import REMOVED, RENAMED, SECTIONS, Config, UserError
 
 CONFIG_FILE = Path(__file__).with_name("config.yaml")
 KEPT = "; what was saved before is whole: "
@@ -192,6 +192,8 @@ def one_line(error: BaseException) -> str:
     section = key.partition(".")[0]
     if key in RENAMED:
         return f"{key} is now called {section}.{RENAMED[key]}"
+    if key in REMOVED:
+        return f"{key} was removed, leave it out: {REMOVED[key]}"
     near = difflib.get_close_matches(key, settings(), n=1)
     return f"unknown setting {key}" + (f": did you mean {near[0]}?" if near else ": see --help for the settings")
 

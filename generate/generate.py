@@ -76,7 +76,7 @@ class Draft:
     cut: int | None = None
 
 
-def start(bundle: Bundle, prompt: str | Sequence[int], settings: GenerateConfig, seed: int) -> Draft:
+def start(bundle: Bundle[LanguageModel], prompt: str | Sequence[int], settings: GenerateConfig, seed: int) -> Draft:
     """A Draft of this prompt, given as text or as GPT-2 token ids.
 
     Raises:
@@ -109,7 +109,7 @@ class DraftBatch:
     A step is `join` (if there are new texts), `draw`, `advance`.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle[LanguageModel]) -> None:
         self.bundle, self.model = bundle, for_writing(bundle.model)
         self.drafts: list[Draft] = []  # in the order of the cache and of the logits
         self.cache = self.model.new_cache(0)
@@ -177,7 +177,7 @@ class DraftBatch:
             self.logits = self.logits[:0]
 
 
-def write(bundle: Bundle, drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft, int]]]:
+def write(bundle: Bundle[LanguageModel], drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft, int]]]:
     """Write these texts, SIDE_BY_SIDE at once; yields (draft, GPT-2 id) pairs of each step, the end mark included.
 
     When half of the places are empty, the next texts join.
@@ -190,7 +190,7 @@ def write(bundle: Bundle, drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft,
         batch.advance()
 
 
-def read_prompts(model: LanguageModel, bundle: Bundle, drafts: list[Draft]) -> tuple[Tensor, Cache]:
+def read_prompts(model: LanguageModel, bundle: Bundle[LanguageModel], drafts: list[Draft]) -> tuple[Tensor, Cache]:
     """Logits (B, V) after each prompt, and the cache of the prompts; equal prompts are read once."""
     prompts = sorted({tuple(draft.ids) for draft in drafts})
     device = bundle.model.wte.weight.device
@@ -206,7 +206,7 @@ def read_prompts(model: LanguageModel, bundle: Bundle, drafts: list[Draft]) -> t
     return logits[place], cache
 
 
-def seen_ids(bundle: Bundle, drafts: list[Draft]) -> Tensor:
+def seen_ids(bundle: Bundle[LanguageModel], drafts: list[Draft]) -> Tensor:
     """Which ids of the vocabulary each draft holds already, booleans (B, V)."""
     seen = torch.zeros(len(drafts), bundle.vocabulary.vocab_size, dtype=torch.bool)
     for number, draft in enumerate(drafts):
@@ -231,7 +231,7 @@ def finish(draft: Draft, tokenizer: Tokenizer, copies: CopyCheck | None) -> Samp
 
 
 def generate(
-    bundle: Bundle, prompts: Sequence[str], settings: GenerateConfig, copies: CopyCheck | None = None
+    bundle: Bundle[LanguageModel], prompts: Sequence[str], settings: GenerateConfig, copies: CopyCheck | None = None
 ) -> list[Sample]:
     """`num_samples` texts for each prompt, prompt by prompt; the empty prompt is a tweet from nothing.
 

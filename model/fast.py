@@ -52,7 +52,8 @@ class Writer:
 
     def __init__(self, model: GPT) -> None:
         self.model, self.config = model, model.config
-        self.wte, self.wpe, self.bias = laid_out(model.wte.weight.detach()), model.wpe.weight.detach(), model.head_bias
+        self.wte, self.wpe = model.wte, model.wpe.weight.detach()
+        self.embedding, self.bias = laid_out(model.wte.weight.detach()), model.head_bias
         self.layers = [Layer.of(block) for block in model.h]  # type: ignore[arg-type]
         self.ln_f = model.ln_f.weight.detach(), model.ln_f.bias.detach()
 
@@ -64,11 +65,15 @@ class Writer:
 
     def head(self, hidden: Tensor) -> Tensor:
         """As GPT.head."""
-        return product(hidden, self.wte, self.bias)
+        return product(hidden, self.embedding, self.bias)
 
     def new_cache(self, batch_size: int) -> Cache:
         """As GPT.new_cache."""
         return self.model.new_cache(batch_size)
+
+    def num_parameters(self) -> int:
+        """As GPT.num_parameters."""
+        return self.model.num_parameters()
 
     def step(self, ids: Tensor, cache: Cache) -> Tensor:
         """Hidden states (B, C) after one more token of each text, ids (B,); the cache is updated."""
@@ -79,7 +84,7 @@ class Writer:
         if positions is not None:
             mask = torch.arange(seen + 1, device=ids.device) <= positions[:, None, :, None]  # (B, 1, 1, S)
         linear = product if B <= FEW else F.linear
-        x = self.wte[ids] + self.wpe[seen if positions is None else positions[:, 0]]
+        x = self.embedding[ids] + self.wpe[seen if positions is None else positions[:, 0]]
         for number, layer in enumerate(self.layers):
             qkv = linear(torch.layer_norm(x, C, *layer.ln_1), *layer.c_attn)
             qkv = qkv.view(B, 3, 1, H, -1).transpose(0, 1)  # (3, B, 1, H, D)

@@ -144,7 +144,7 @@ class NGram:
     def unigram(self) -> Floats:
         """The lowest level, (50257,): what is expected when nothing is known of the context."""
         gram, _, excess, rest = self.levels[0].share(np.zeros(1, dtype=np.int64))
-        expected = self.floor * rest
+        expected: Floats = self.floor * rest
         expected[self.levels[0].tokens[gram]] += excess
         return expected
 
@@ -166,7 +166,9 @@ class NGram:
             tokens = tokens[len(tokens) - 1 - tokens[::-1].index(END) :]
         if not tokens:
             return self.unigram()
-        return self.spread([ids[-1:] for ids in self.grams(tokens)], self.unigram(), np.arange(NUM_TOKENS))[0]
+        contexts = [ids[-1:] for ids in self.grams(tokens)]
+        found: Floats = self.spread(contexts, self.unigram(), np.arange(NUM_TOKENS))[0]
+        return found
 
     def spread(self, contexts: Sequence[Ints], unigram: Floats, id_of: Ints) -> Floats:
         """Probabilities (n, V) after n contexts.
@@ -313,9 +315,10 @@ class UnigramInRows:
         total = self.total + int(fewer.sum())
         if total == 0:
             return self.floor
-        expected = self.sums + self.floor * (self.discounted + less.sum())
+        expected: Floats = self.sums + self.floor * (self.discounted + less.sum())
         np.add.at(expected, self.id_of[self.level.tokens[changed]], fewer - less)
-        return expected / total
+        expected /= total
+        return expected
 
 
 def left_out_rows(ngram: NGram, tweets: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Iterator[Floats]:

@@ -48,7 +48,8 @@ class Attention(nn.Module):
             k, v = cache.append(self.layer, torch.stack((k, v)), positions)  # (B, S, H, D)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T or S, D)
         y = self.dot_product(q, k, v, mask, cache is None)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+        out: Tensor = self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+        return out
 
 
 class MLP(nn.Module):
@@ -61,7 +62,8 @@ class MLP(nn.Module):
         self.act = nn.GELU(approximate="tanh") if config.activation == "gelu" else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(self.act(self.c_fc(x)))
+        out: Tensor = self.c_proj(self.act(self.c_fc(x)))
+        return out
 
 
 class Block(nn.Module):
@@ -77,7 +79,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, *, cache: Cache | None, positions: Tensor | None, mask: Tensor | None) -> Tensor:
         x = x + self.drop(self.attn(self.ln_1(x), cache=cache, positions=positions, mask=mask))
-        return x + self.drop(self.mlp(self.ln_2(x)))
+        out: Tensor = x + self.drop(self.mlp(self.ln_2(x)))
+        return out
 
 
 class GPT(nn.Module):
@@ -132,7 +135,8 @@ class GPT(nn.Module):
             x = block(x, cache=cache, positions=positions, mask=mask)
         if cache is not None:
             cache.lengths = [length + T for length in cache.lengths]
-        return self.ln_f(x)
+        hidden: Tensor = self.ln_f(x)
+        return hidden
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) from hidden states (..., C): a token's logit is its embedding times the hidden state."""

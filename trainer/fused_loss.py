@@ -86,10 +86,10 @@ def fused_loss(model: GPT, hidden: Tensor, targets: Tensor, index: Tensor, loss:
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     with torch.autocast(kind, enabled=False):
-        value: tuple[Tensor, Tensor] = FusedLoss.apply(
-            hidden.float(), model.wte.weight, model.head_bias, loss, targets, index, dtype
-        )
-    return value
+        head = hidden.float(), model.wte.weight, model.head_bias
+        found: tuple[Tensor, Tensor]
+        found = FusedLoss.apply(*head, loss, targets, index, dtype)  # type: ignore[no-untyped-call]
+    return found
 
 
 def filled(hidden: Tensor, dtype: torch.dtype) -> Tensor:

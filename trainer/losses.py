@@ -76,7 +76,10 @@ def soft_cross_entropy(teacher: SoftTargets, *, weight: float) -> Loss:
         ids = torch.cat([soft.ids.long(), targets[:, None]], 1)
         hard = torch.full_like(soft.probs[:, :1], 1.0 - weight)
         probs = torch.cat([weight * soft.probs, hard], 1)
-        return SoftCrossEntropy.apply(logits, targets, ids, probs, weight * soft.tail, soft.base)
+        tail = weight * soft.tail
+        found: tuple[Tensor, Tensor]
+        found = SoftCrossEntropy.apply(logits, targets, ids, probs, tail, soft.base)  # type: ignore[no-untyped-call]
+        return found
 
     return loss
 

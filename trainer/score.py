@@ -41,9 +41,9 @@ class Scores:
 
 
 @torch.no_grad()
-def score(model: LanguageModel, dataset: TweetDataset, device: torch.device, *, batch_size: int = 64) -> Scores:
-    """Score every tweet; the model is on `device` and used as it stands (put it in evaluation mode first)."""
-    tweets, end = len(dataset.num_bytes), dataset.vocabulary.end
+def score(model: LanguageModel, dataset: TweetDataset, *, batch_size: int = 64) -> Scores:
+    """Score every tweet; the model is used as it stands (put it in evaluation mode first)."""
+    tweets, end, device = len(dataset.num_bytes), dataset.vocabulary.end, model.wte.weight.device
     nats = torch.zeros(tweets, dtype=torch.float64)
     tokens = torch.zeros(tweets, dtype=torch.int64)
     end_nats = torch.full((tweets,), math.nan, dtype=torch.float64)

@@ -155,7 +155,7 @@ class Trainer:
         found = None
         if self.ranks.first:
             self.update_kept()
-            found = score(self.kept, self.job.val, self.job.device)
+            found = score(self.kept, self.job.val)
         return self.ranks.broadcast(found)
 
     @torch.no_grad()
