@@ -59,7 +59,7 @@ class Writer:
 
     def trunk(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """As GPT.trunk."""
-        if cache is None or ids.shape[1] > 1:
+        if cache is None or ids.shape[1] != 1:
             return self.model.trunk(ids, cache)
         return self.step(ids[:, 0], cache)[:, None]
 

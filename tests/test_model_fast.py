@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 import model.fast
 from config.schema import Config
@@ -123,11 +124,13 @@ def test_training_has_the_gradients_of_the_plain_model(make: Callable[..., GPT],
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             logits = one(ids)
         (logits.float() * goal).sum().backward()
-    atol, rtol = (1e-5, 1e-5) if dtype == torch.float32 else (0.1, 0.05)
     for weight, twin in zip(plain.parameters(), fast.parameters(), strict=True):
         assert weight.grad is not None and twin.grad is not None
         gradient = twin.grad.to_dense() if twin.grad.is_sparse else twin.grad
-        torch.testing.assert_close(weight.grad, gradient, atol=atol, rtol=rtol)
+        if dtype == torch.float32:
+            torch.testing.assert_close(weight.grad, gradient, atol=1e-5, rtol=1e-5)
+        else:  # two roundings to 8 bits
+            assert F.cosine_similarity(weight.grad.flatten(), gradient.flatten(), dim=0) > 0.999
 
 
 def dropped(x: Tensor, p: float) -> Tensor:

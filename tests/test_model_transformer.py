@@ -113,7 +113,7 @@ def test_blocks_add_to_the_stream(model: GPT) -> None:
         projection.weight.zero_()
         projection.bias.zero_()
     x = torch.randn(1, 5, 24)
-    assert torch.equal(block(x, cache=None, positions=None, visible=None), x)
+    assert torch.equal(block(x, cache=None, positions=None, mask=None), x)
 
 
 def test_activation_can_be_relu(settings: SettingsOf) -> None:

@@ -35,13 +35,10 @@ class FusedLoss(torch.autograd.Function):
         index: Tensor,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        """Loss and plain nats, means over the N tokens.
+        """Loss and plain nats, means over the N tokens of `hidden` (N, C).
 
-        Args:
-            hidden: (N, C).
-            weight, bias: (V, C) and (V,) of the head.
-            loss: see trainer/losses.py, whose `targets` (N,) and `index` (N,) these are.
-            dtype: the numbers in which matrices are multiplied.
+        `weight` (V, C) and `bias` (V,) are the head's, `dtype` is that of the products. For `loss` and what it takes
+        see trainer/losses.py.
         """
         tokens, size = len(hidden), block_size(hidden.device)
         rows, half = filled(hidden, dtype), weight.to(dtype)

@@ -86,23 +86,20 @@ def prepare(
 ) -> Job:
     """A Job: tokenizer, vocabulary, a fresh model, and the n-gram to beat and to learn from.
 
+    What is fitted is fitted to the training tweets alone.
+
     Args:
-        config, corpus: the settings and the tweets; whatever is fitted is fitted to these training tweets alone.
         vocabulary: one to share with other models; None: that of these training tweets.
-        folder: where checkpoints go; None: that of the settings.
-        log: where measurements go; None: metrics.jsonl of the settings, with a run.json beside it.
+        folder, log: where checkpoints and measurements go; None: where the settings say, with a run.json.
         ranks: the processes that train together; the first one alone writes.
-        lesson: from the training tweets, what the model learns instead of these with the loss of the settings.
+        lesson: makes of the training tweets what the model learns; None: these tweets, with the loss of the settings.
     """
-    device = choose_device(config.machine)
-    tokenizer = load_tokenizer(config.model.tokenizer)
+    # long: it names each part of a Job once, in the order in which they depend on one another
+    device, tokenizer = choose_device(config.machine), load_tokenizer(config.model.tokenizer)
     start = load_pretrained(config.model, tokenizer) if config.model.init_from else None
     if start:
         config = replace(config, model=start.config)
-    config.paths.data.mkdir(parents=True, exist_ok=True)
-    train_tokens, val_tokens = (
-        Tokens.encode(tweets, tokenizer, folder=config.paths.data) for tweets in (corpus.train, corpus.val)
-    )
+    train_tokens, val_tokens = encode_corpus(config, corpus, tokenizer)
     if vocabulary is None:
         vocabulary = Vocabulary.from_counts(config.model, tokenizer, torch.from_numpy(train_tokens.counts()))
     train, val = (
@@ -111,16 +108,10 @@ def prepare(
     model = fresh_model(config, train)
     if start:
         carry_over(start, model, vocabulary)
-    groups = None
-    if config.train.subword_features and not start:
-        groups = subword_groups_of(vocabulary, tokenizer, train.id_counts)
     ngram = count_ngram(train_tokens)
-    calibration = make_calibration_if_small(config, train_tokens, ngram, vocabulary, tokenizer)
-    if lesson:
-        taught = lesson(train)
-        groups = groups and replace(groups, single=torch.ones_like(groups.single))  # the teacher tells more of a token
-    else:
-        taught = Lesson(train, ngram_loss(config, train_tokens, ngram, vocabulary, device))
+    calibration = calibration_of(config, train_tokens, ngram, vocabulary, tokenizer)
+    default = Lesson(train, ngram_loss(config, train_tokens, ngram, vocabulary, device))
+    taught = lesson(train) if lesson else default
     job = Job(
         config=config,
         model=model,
@@ -133,16 +124,36 @@ def prepare(
         split_hash=corpus.info["split"]["hash"],
         device=device,
         ranks=ranks,
-        subword_groups=groups,
+        subword_groups=None if start else subword_groups(config, train, tokenizer, taught=lesson is not None),
         calibration=calibration,
         loss=taught.loss,
     )
     if ngram and not config.train.resume:
-        nats = -sum(float(ngram.log_probs(ids).sum()) for ids in val_tokens.texts())
-        job.log.write(step=0, **{"baseline/ngram": nats / math.log(2) / int(val.num_bytes.sum())})
+        log_baseline(job, ngram, val_tokens)
     if log is None and ranks.first:
         write_facts(config.paths.results / "run.json", run_facts(job, corpus))
     return job
+
+
+def encode_corpus(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:
+    """The training and the validation tweets as tokens, in files that are gone with the process."""
+    config.paths.data.mkdir(parents=True, exist_ok=True)
+    train, val = (Tokens.encode(side, tokenizer, folder=config.paths.data) for side in (corpus.train, corpus.val))
+    return train, val
+
+
+def subword_groups(config: Config, train: TweetDataset, tokenizer: Tokenizer, *, taught: bool) -> SubwordGroups | None:
+    """The groups of train.subword_features. With a teacher each id has its own vector too."""
+    if not config.train.subword_features:
+        return None
+    groups = subword_groups_of(train.vocabulary, tokenizer, train.id_counts)
+    return replace(groups, single=torch.ones_like(groups.single)) if taught else groups
+
+
+def log_baseline(job: Job, ngram: NGram, val: Tokens) -> None:
+    """Write what the validation tweets cost the n-gram, which is to be beaten, into the log."""
+    nats = -sum(float(ngram.log_probs(ids).sum()) for ids in val.texts())
+    job.log.write(step=0, **{"baseline/ngram": nats / math.log(2) / int(val.num_bytes.sum())})
 
 
 def fresh_model(config: Config, train: TweetDataset) -> GPT:
@@ -193,7 +204,7 @@ def ngram_loss(
     return soft_cross_entropy(teacher.to(device), weight=config.train.ngram_weight)
 
 
-def make_calibration_if_small(
+def calibration_of(
     config: Config, train: Tokens, ngram: NGram | None, vocabulary: Vocabulary, tokenizer: Tokenizer
 ) -> Calibration | None:
     """The calibration of train.calibrate, where there is an n-gram and little enough text to count again."""
