@@ -128,7 +128,7 @@ def ours(config: Config, corpus: Corpus) -> Side:
             epoch = job.train.epoch(recipe.batch_size, seed=recipe.seed, number=number, unk_rate=rate)
             for examples in epoch.steps:
                 before = trainer.state.tokens
-                trainer.update(epoch, examples)
+                trainer.step(epoch, examples)
                 yield trainer.state.tokens - before
             trainer.state.epoch += 1
 

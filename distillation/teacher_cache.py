@@ -39,7 +39,7 @@ def cache_hidden_states(ensemble: Ensemble, dataset: TweetDataset, examples: Ten
     positions, hidden = [torch.zeros(0, dtype=torch.long)], []
     device = ensemble.wte.weight.device
     for chosen in examples[dataset.lengths[examples].argsort(stable=True)].split(BATCH_SIZE):
-        batch = dataset.batch(chosen).to(device)
+        batch = dataset.batch(chosen, device)
         positions.append(batch.index.cpu())
         hidden.append(batch.real(ensemble.trunk(batch.ids)))
     return HiddenStates(ensemble, torch.cat(positions), torch.cat(hidden) if hidden else torch.zeros(0, 0))

@@ -105,7 +105,7 @@ def end_elsewhere(model: LanguageModel, dataset: TweetDataset) -> float:
     """Mean probability of the end mark at all positions where a tweet goes on; nan if there are none."""
     end, total, positions = dataset.vocabulary.end, 0.0, 0
     for examples in dataset.in_order(64):
-        batch = dataset.batch(examples).to(model.wte.weight.device)
+        batch = dataset.batch(examples, model.wte.weight.device)
         inside = batch.targets != end
         logits = model.head(batch.real(model.trunk(batch.ids))[inside])
         total += float(logits.float().softmax(-1)[:, end].sum())

@@ -248,10 +248,10 @@ def seconds_per_token(job: "Job") -> float:
     trainer.model.train()
     recipe, state = job.config.train, trainer.state
     epoch = job.train.epoch(recipe.batch_size, seed=0, number=0, unk_rate=recipe.unk_replacement)
-    trainer.update(epoch, epoch.steps[0])
+    trainer.step(epoch, epoch.steps[0])
     tokens, seconds = state.tokens, state.seconds
     while state.seconds - seconds < SECONDS or state.step < 4:
-        trainer.update(epoch, epoch.steps[state.step % len(epoch.steps)])
+        trainer.step(epoch, epoch.steps[state.step % len(epoch.steps)])
     return (state.seconds - seconds) / (state.tokens - tokens)
 
 

@@ -156,7 +156,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, trained: list[str], tmp_path: Path
 ) -> None:
     parts = settings(*QUICK, "--paths.root", str(tmp_path / "parts"))
-    original, done = Trainer.update, 0
+    original, done = Trainer.step, 0
 
     def update(self: Trainer, epoch: Epoch, examples: Tensor) -> None:
         nonlocal done
@@ -166,7 +166,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", update)
+        patch.setattr(Trainer, "step", update)
         with pytest.raises(Interrupted, match=r"main\.py distill"):
             distill(parts, corpus)
     assert trained == PARTS[:4]
@@ -179,7 +179,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         original(self, epoch, examples)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", note)
+        patch.setattr(Trainer, "step", note)
         resumed = distill(parts, corpus)
     assert trained == PARTS[3:] and steps[:3] == [2, 3, 0]  # the second goes on at its third update, then the third
     whole = distill(settings(*QUICK, "--paths.root", str(tmp_path / "whole")), corpus)

@@ -263,7 +263,10 @@ def test_the_parts_of_a_step_hold_each_prediction_once(processes: int, size: int
     dataset = TweetDataset.encode(TWEETS * 3, load_tokenizer(), FULL, 64)
     epoch = dataset.epoch(batch_size, seed=0, number=0, unk_rate=0.0)
     for step in epoch.steps:
-        parts = [list(epoch.parts(step, ranks=Ranks(rank, processes), size=size)) for rank in range(processes)]
+        each = [Ranks(rank, processes) for rank in range(processes)]
+        parts = [list(epoch.parts(step, ranks=ranks, size=size, device=torch.device("cpu"))) for ranks in each]
+        shares = [sum(len(batch.ids) for batch in own) for own in parts]
+        assert max(shares) - min(shares) <= 1, "every process has as many examples, but for one"
         batches = [batch for own in parts for batch in own]
         assert all(len(batch.ids) <= size for batch in batches)
         assert sum(batch.share for batch in batches) == pytest.approx(1.0)

@@ -36,7 +36,7 @@ def corpus(tweets: list[Tweet]) -> Corpus:
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
     """Send this process SIGINT right after the given number of updates."""
-    original, done = Trainer.update, 0
+    original, done = Trainer.step, 0
 
     def update(self: Trainer, epoch: Epoch, examples: Tensor) -> None:
         nonlocal done
@@ -45,7 +45,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
         if done == updates:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "update", update)
+    monkeypatch.setattr(Trainer, "step", update)
 
 
 def weights(config: Config, name: str = "last_model.pth") -> dict[str, Any]:

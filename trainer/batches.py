@@ -28,6 +28,7 @@ from trainer.parallel import Ranks
 from trainer.tokens import Tokens
 from utils.preprocess import Tweet
 
+CPU = torch.device("cpu")
 POOL = 32  # batches sorted by length together: long enough to save padding, short enough to stay a shuffle
 CHUNK = 1 << 24  # random numbers drawn together
 # A token that may be a sentence's last: its mark, and quotes and brackets after it; then a space must follow. The
@@ -45,7 +46,7 @@ class Batch:
         places: (N,) which of the B * T places are real, no padding.
         targets: (N,) the id to be predicted at each real place, example by example.
         index: (N,) which prediction of the whole dataset each of them is.
-        share: the part of a step's predictions that this batch holds.
+        share: which part of a step's predictions this batch holds.
     """
 
     ids: Tensor
@@ -57,12 +58,6 @@ class Batch:
     def real(self, hidden: Tensor) -> Tensor:
         """Of the hidden states of all places, (B, T, C), those of the real ones, (N, C)."""
         return hidden.flatten(0, 1).index_select(0, self.places)
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same on another device."""
-        return Batch(
-            self.ids.to(device), self.places.to(device), self.targets.to(device), self.index.to(device), self.share
-        )
 
 
 @dataclass(frozen=True)
@@ -80,14 +75,18 @@ class Epoch:
     replaced: Tensor
     unk: Tensor
 
-    def parts(self, examples: Tensor, *, ranks: Ranks, size: int, pad_to_multiple_of: int = 1) -> Iterator[Batch]:
-        """This process's share of a step's examples, as batches of at most `size` examples."""
+    def parts(
+        self, examples: Tensor, *, size: int, ranks: Ranks, device: torch.device, pad_to_multiple_of: int = 1
+    ) -> Iterator[Batch]:
+        """This process's share of a step's examples, as batches of at most `size` of them on `device`.
+
+        The processes take the examples in turn, as these are sorted by length.
+        """
         predictions = self.dataset.lengths[examples].sum()
-        for part in ranks.shard(examples).split(size):
-            share = float(self.dataset.lengths[part].sum() / predictions) if len(part) else 0.0
-            if share:
-                batch = self.dataset.batch(part, replaced=self, pad_to_multiple_of=pad_to_multiple_of)
-                yield replace(batch, share=share)
+        for part in examples[ranks.rank :: ranks.size].split(size):
+            if len(part):
+                batch = self.dataset.batch(part, device, replaced=self, pad_to_multiple_of=pad_to_multiple_of)
+                yield replace(batch, share=float(self.dataset.lengths[part].sum() / predictions))
 
 
 @dataclass(frozen=True)
@@ -167,35 +166,38 @@ class TweetDataset:
         """Tokens to predict, end marks included."""
         return int(self.lengths.sum())
 
-    def places(self, examples: Tensor, *, pad_to_multiple_of: int = 1) -> tuple[Tensor, Tensor]:
-        """Which places of these examples' batch are real, and where in `tokens.ids` their inputs stand; both (B, T)."""
-        longest = int(self.lengths[examples].max())
-        steps = torch.arange(-(-longest // pad_to_multiple_of) * pad_to_multiple_of)
-        real = steps < self.lengths[examples][:, None]
-        return real, torch.where(real, self.starts[examples][:, None] + steps, 0)
+    def batch(
+        self,
+        examples: Tensor,
+        device: torch.device = CPU,
+        *,
+        replaced: Epoch | None = None,
+        pad_to_multiple_of: int = 1,
+    ) -> Batch:
+        """These examples (B,) as a batch on `device`; `replaced` has the UNK ids, T is a multiple of the last."""
+        lengths = self.lengths[examples][:, None]
+        T = -(-int(lengths.max()) // pad_to_multiple_of) * pad_to_multiple_of
+        steps = torch.arange(T + 1)
+        where = torch.where(steps <= lengths, self.starts[examples][:, None] + steps, 0)  # (B, T + 1) in tokens.ids
+        ids = self.vocabulary.id_of[torch.from_numpy(self.tokens.ids[where.numpy()].astype(np.int64))]
+        if replaced is not None and len(replaced.replaced):
+            found = torch.searchsorted(replaced.replaced, where).clamp(max=len(replaced.replaced) - 1)
+            ids = torch.where(replaced.replaced[found] == where, replaced.unk[found], ids)
+        real = steps[:T] < lengths
+        index = (self.first[examples][:, None] + steps[:T])[real]
+        return Batch(
+            ids=ids[:, :T].contiguous().to(device),
+            places=real.flatten().nonzero()[:, 0].to(device),
+            targets=ids[:, 1:][real].to(device),
+            index=index.to(device),
+        )
 
-    def gpt2_ids_at(self, places: Tensor) -> Tensor:
-        """GPT-2 ids at these places of `tokens.ids`, in the same shape."""
-        return torch.from_numpy(self.tokens.ids[places.numpy()].astype(np.int64))
-
-    def batch(self, examples: Tensor, *, replaced: Epoch | None = None, pad_to_multiple_of: int = 1) -> Batch:
-        """These examples (B,) as a batch whose T is a multiple of `pad_to_multiple_of`; `replaced` has the UNK ids."""
-        real, places = self.places(examples, pad_to_multiple_of=pad_to_multiple_of)
-
-        def ids_at(places: Tensor) -> Tensor:
-            own = self.vocabulary.id_of[self.gpt2_ids_at(places)]
-            if replaced is None or len(replaced.replaced) == 0:
-                return own
-            found = torch.searchsorted(replaced.replaced, places).clamp(max=len(replaced.replaced) - 1)
-            return torch.where(replaced.replaced[found] == places, replaced.unk[found], own)
-
-        index = self.first[examples][:, None] + torch.arange(real.shape[1])
-        return Batch(ids_at(places), real.flatten().nonzero()[:, 0], ids_at(places[real] + 1), index[real])
-
-    def log_prior(self, examples: Tensor) -> Tensor:
-        """Log prior of each of GPT-2's tokens to predict within its id, (N,), in the order of these examples' batch."""
-        real, places = self.places(examples)
-        return self.vocabulary.log_prior[self.gpt2_ids_at(places[real] + 1)]
+    def target_gpt2_ids(self, examples: Tensor) -> Tensor:
+        """GPT-2 ids to be predicted, (N,), in the order of these examples' batch."""
+        lengths = self.lengths[examples]
+        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        where = self.starts[examples].repeat_interleave(lengths) + within + 1
+        return torch.from_numpy(self.tokens.ids[where.numpy()].astype(np.int64))
 
     def in_order(self, batch_size: int) -> list[Tensor]:
         """Numbers of the examples of batches of like length; every example once. For evaluation."""
@@ -238,7 +240,8 @@ class TweetDataset:
         A token that training saw once is the nearest thing to one it never saw (Good 1953). Replacing it at times
         teaches the model how likely, and after what, an unseen token comes.
         """
-        unk = self.unk_ids[self.vocabulary.id_of[self.gpt2_ids_at(self.singletons)]]
+        gpt2_ids = torch.from_numpy(self.tokens.ids[self.singletons.numpy()].astype(np.int64))
+        unk = self.unk_ids[self.vocabulary.id_of[gpt2_ids]]
         able = unk >= 0
         places, unk = self.singletons[able], unk[able]
         if rate == 0 or len(places) == 0:
@@ -260,15 +263,14 @@ class TweetDataset:
         last = torch.cat([self.tweet[1:] != self.tweet[:-1], torch.ones(1, dtype=torch.bool)])[chosen]
         width = torch.tensor([len(token) for token in tokenizer.token_bytes])
         sizes = []
-        for part in chosen.split(1024):
-            real, places = self.places(part)
-            sizes.append(torch.where(real, width[self.gpt2_ids_at(places + 1)], 0).sum(1))
+        for example in chosen:
+            sizes.append(int(width[self.target_gpt2_ids(example[None])].sum()))
         return replace(
             self,
             starts=self.starts[chosen],
             lengths=self.lengths[chosen],
             tweet=owner,
-            num_bytes=torch.zeros(len(kept), dtype=torch.long).index_add_(0, owner, torch.cat(sizes) + last),
+            num_bytes=torch.zeros(len(kept), dtype=torch.long).index_add_(0, owner, torch.tensor(sizes) + last),
             finished=self.finished[kept],
         )
 

@@ -59,7 +59,7 @@ class Calibration:
         """The probability that the model gives to each kind, at each place of `contexts`, (N, KINDS)."""
         device, kinds, parts = model.wte.weight.device, self.kinds, []
         for examples in self.contexts.in_order(64):
-            batch = self.contexts.batch(examples).to(device)
+            batch = self.contexts.batch(examples, device)
             hidden = batch.real(model.trunk(batch.ids))
             expected = model.head(hidden).float().softmax(-1).cpu()
             parts.append(torch.zeros(len(expected), KINDS).index_add_(1, kinds, expected))

@@ -102,7 +102,6 @@ def filled(hidden: Tensor, dtype: torch.dtype) -> Tensor:
     return rows
 
 
-def pays(hidden: Tensor, vocab_size: int) -> bool:
-    """Whether it is worth its while: in bfloat16 on a CPU, and where the logits would need much memory."""
-    kind = hidden.device.type
-    return len(hidden) * vocab_size > MANY or (kind == "cpu" and torch.is_autocast_enabled("cpu"))
+def pays(dtype: torch.dtype, device: torch.device, logits: int) -> bool:
+    """Whether it is worth it: in bfloat16 on a CPU, and where a batch has so many logits that memory counts."""
+    return logits > MANY or (device.type == "cpu" and dtype == torch.bfloat16)

@@ -20,7 +20,7 @@ from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset, framed
 from trainer.calibrate import Calibration, make_calibration
-from trainer.fused_loss import MANY, block_size
+from trainer.fused_loss import block_size, pays
 from trainer.losses import Loss, cross_entropy, soft_cross_entropy
 from trainer.parallel import SINGLE_PROCESS, NoLog, Ranks
 from trainer.subword_embedding import SubwordGroups, merged_state_dict, subword_groups_of
@@ -283,24 +283,30 @@ def examples_at_once(config: Config, processes: int = 1) -> int:
 
 def step_bytes(job: Job) -> int:
     """About the most memory that training takes in a process beside the program and the tweets, bytes."""
-    parameters, rows = job.model.num_parameters(), job.vocabulary.vocab_size
-    return bytes_of_step(job.config, parameters, rows, job.train.lengths, job.device, job.ranks.size)
+    parameters = job.model.num_parameters()
+    return bytes_of_step(
+        job.config, parameters, job.vocabulary.vocab_size, job.train.lengths, job.device, job.ranks.size
+    )
+
+
+def largest_batch(config: Config, lengths: Tensor, processes: int = 1) -> tuple[int, int]:
+    """The most predictions, and the most places with padding, that go through the model at once."""
+    longest = lengths.topk(min(examples_at_once(config, processes), len(lengths))).values
+    return int(longest.sum()), longest.numel() * int(longest[0])
 
 
 def bytes_of_step(
-    config: Config, parameters: int, rows: int, lengths: Tensor, device: torch.device, processes: int = 1
+    config: Config, parameters: int, vocab_size: int, lengths: Tensor, device: torch.device, processes: int = 1
 ) -> int:
-    """`step_bytes` of a model with so many parameters and rows, on texts of these lengths (n,).
+    """`step_bytes` of a model with so many parameters and ids, on examples of these lengths (n,).
 
     Weights, gradients, AdamW's two moments and the model that is kept, 4 bytes each, and with several processes their
-    message; of the longest rows at once the logits, and for a block of them their gradient and what a loss keeps; and
-    in every layer about 32 vectors a place (measured) that the gradient needs.
+    message; of the largest batch the logits, their gradient and what a loss keeps, or fused (trainer/fused_loss.py) the
+    logits and those of a block; and in every layer about 32 vectors a place (measured) that the gradient needs.
     """
-    longest = lengths.topk(min(examples_at_once(config, processes), len(lengths))).values
-    tokens = int(longest.sum())
-    logits = 4 * tokens * rows
-    if tokens * rows > MANY:
-        logits = (tokens + 3 * min(tokens, block_size(device))) * rows
-    places = longest.numel() * int(longest[0])
+    tokens, places = largest_batch(config, lengths, processes)
+    logits = 4 * tokens * vocab_size
+    if pays(precision(config.machine, device), device, tokens * vocab_size):
+        logits = (tokens + 3 * min(tokens, block_size(device))) * vocab_size
     copies = 5 if processes == 1 else 6
     return 4 * (copies * parameters + logits + 32 * places * config.model.n_embd * config.model.n_layer)

@@ -14,16 +14,22 @@ from torch.nn import functional as F
 from model.soft_targets import SoftTargets
 from model.transformer import GPT
 from trainer.batches import Batch
-from trainer.fused_loss import fused_loss, pays
+from trainer.fused_loss import fused_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+BatchLoss = Callable[[GPT, Tensor, Batch], tuple[Tensor, Tensor]]
 
 
-def batch_loss(model: GPT, hidden: Tensor, batch: Batch, loss: Loss) -> tuple[Tensor, Tensor]:
-    """The loss of a batch, and its plain nats, from the hidden states (N, C) of its real places."""
-    if pays(hidden, model.wte.num_embeddings):
+def with_head(loss: Loss, *, fused: bool) -> BatchLoss:
+    """`loss` of the model's logits, from the hidden states (N, C) of a batch; `fused`: by trainer/fused_loss.py."""
+
+    def plain(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return loss(model.head(hidden).float(), batch.targets, batch.index)
+
+    def as_one(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return fused_loss(model, hidden, batch.targets, batch.index, loss)
-    return loss(model.head(hidden).float(), batch.targets, batch.index)
+
+    return as_one if fused else plain
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,13 +78,12 @@ def soft_cross_entropy(teacher: SoftTargets, *, weight: float) -> Loss:
     """
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        soft = teacher.take(index)
-        ids = torch.cat([soft.ids.long(), targets[:, None]], 1)
-        hard = torch.full_like(soft.probs[:, :1], 1.0 - weight)
-        probs = torch.cat([weight * soft.probs, hard], 1)
-        tail = weight * soft.tail
+        soft = teacher.probs[index]
+        ids = torch.cat([teacher.ids[index].long(), targets[:, None]], 1)
+        probs = torch.cat([weight * soft, torch.full_like(soft[:, :1], 1.0 - weight)], 1)
+        tail = weight * teacher.tail[index]
         found: tuple[Tensor, Tensor]
-        found = SoftCrossEntropy.apply(logits, targets, ids, probs, tail, soft.base)  # type: ignore[no-untyped-call]
+        found = SoftCrossEntropy.apply(logits, targets, ids, probs, tail, teacher.base)  # type: ignore[no-untyped-call]
         return found
 
     return loss

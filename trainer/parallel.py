@@ -57,17 +57,8 @@ class Ranks:
         """Whether this is the one that validates, writes and prints."""
         return self.rank == 0
 
-    def shard(self, examples: Tensor) -> Tensor:
-        """This process's part of a step's examples (B,); in turn, as they are sorted by length. May be empty."""
-        return examples[self.rank :: self.size]
-
-    def seed_dropout(self, seed: int, step: int, device: torch.device) -> None:
-        """Start dropout's random numbers for this step: others in each process, the same when it is taken again.
-
-        One process on a CPU has no need of it: where its random numbers stand is saved with the run.
-        """
-        if self.size == 1 and device.type == "cpu":
-            return
+    def seed_dropout(self, seed: int, step: int) -> None:
+        """Start dropout's random numbers for this step: others in each process, the same when it is taken again."""
         torch.manual_seed(zlib.crc32(f"{seed} {step} {self.rank}".encode()))
 
     def all_reduce(self, model: nn.Module, sums: Tensor) -> Tensor:
@@ -75,8 +66,6 @@ class Ranks:
 
         Everything goes in one message: as many numbers as the model has parameters.
         """
-        if self.size == 1:
-            return sums
         parameters = list(model.parameters())
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # None: it had no examples
         flat = torch.cat([*(part.flatten() for part in parts), sums])

@@ -48,11 +48,11 @@ def score(model: LanguageModel, dataset: TweetDataset, *, batch_size: int = 64) 
     tokens = torch.zeros(tweets, dtype=torch.int64)
     end_nats = torch.full((tweets,), math.nan, dtype=torch.float64)
     for examples in dataset.in_order(batch_size):
-        batch = dataset.batch(examples).to(device)
+        batch = dataset.batch(examples, device)
         hidden = batch.real(model.trunk(batch.ids))
         pairs = zip(hidden.split(AT_ONCE), batch.targets.split(AT_ONCE), strict=True)
         cost = torch.cat([F.cross_entropy(model.head(part).float(), aim, reduction="none") for part, aim in pairs])
-        cost = cost.cpu().double() - dataset.log_prior(examples).double()
+        cost = cost.cpu().double() - dataset.vocabulary.log_prior[dataset.target_gpt2_ids(examples)].double()
         lengths, owner = dataset.lengths[examples], dataset.tweet[examples]
         nats.index_add_(0, owner.repeat_interleave(lengths), cost)
         tokens.index_add_(0, owner, lengths)

@@ -25,8 +25,9 @@ from model.checkpoint import Bundle
 from model.device import keep_memory, mixed_precision, precision
 from model.fast import Dropout, for_training, shape_multiple
 from trainer.batches import Epoch
-from trainer.job import Job, describe, examples_at_once, prepare
-from trainer.losses import batch_loss
+from trainer.fused_loss import pays
+from trainer.job import Job, describe, examples_at_once, largest_batch, prepare
+from trainer.losses import with_head
 from trainer.optim import lr_at, make_optimizer
 from trainer.parallel import SINGLE_PROCESS, Ranks, joined
 from trainer.progress import Progress
@@ -58,9 +59,12 @@ class Trainer:
             add_subword_features(job.model, job.subword_groups)
         self.dtype = precision(job.config.machine, job.device)
         self.model = for_training(job.model, job.device, self.dtype, compiled=job.config.machine.compile)
+        tokens, _ = largest_batch(job.config, job.train.lengths, job.ranks.size)
+        self.loss = with_head(job.loss, fused=pays(self.dtype, job.device, tokens * job.vocabulary.vocab_size))
         self.output_dropout = Dropout(self.config.output_dropout)
         self.optimizer = make_optimizer(self.model, self.config)
         self.total_steps = math.ceil(len(job.train) / self.config.batch_size) * self.config.epochs
+        self.part_size = examples_at_once(job.config, job.ranks.size)
         self.pad_to_multiple_of = shape_multiple(job.config, job.device, self.dtype)
         self.saved_at = time.perf_counter()
 
@@ -94,60 +98,71 @@ class Trainer:
         )
         self.model.train()
         for examples in epoch.steps[state.batch :]:
-            self.update(epoch, examples)
-            state.batch += 1
+            self.step(epoch, examples)
             self.save_if_time()
 
-    def update(self, epoch: Epoch, examples: Tensor) -> None:
-        """One step: the gradient of the mean loss over the real tokens of these examples, clipped; then AdamW."""
-        started, state = time.perf_counter(), self.state
-        self.ranks.seed_dropout(self.config.seed, state.step, self.job.device)
-        sums = self.ranks.all_reduce(self.model, self.gradient(epoch, examples))
+    def step(self, epoch: Epoch, examples: Tensor) -> None:
+        """Learn from these examples, and note what that did."""
+        started = time.perf_counter()
+        nats_per_token = self.update(epoch, examples)
+        self.count(examples, nats_per_token, time.perf_counter() - started)
+
+    def update(self, epoch: Epoch, examples: Tensor) -> float:
+        """One step: gradient, clipping, AdamW; returns the plain nats per token.
+
+        Raises:
+            UserError: the loss or the gradient is no longer a finite number; nothing was updated.
+        """
+        sums = self.gradient(epoch, examples)
+        if self.ranks.size > 1:
+            sums = self.ranks.all_reduce(self.model, sums)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        loss, nats_per_token, state.grad_norm = torch.cat([sums, norm[None]]).tolist()
-        self.refuse_non_finite(loss)
+        loss, nats_per_token, self.state.grad_norm = torch.cat([sums, norm[None]]).tolist()
+        if not math.isfinite(loss) or not math.isfinite(self.state.grad_norm):
+            raise self.not_finite()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr_at(state.step, self.total_steps, self.config)
+            group["lr"] = lr_at(self.state.step, self.total_steps, self.config)
         self.optimizer.step()
-        self.count(nats_per_token, tokens=int(self.job.train.lengths[examples].sum()), started=started)
+        return float(nats_per_token)
 
     def gradient(self, epoch: Epoch, examples: Tensor) -> Tensor:
         """The gradient of the mean loss over the real tokens; returns (2,) that loss and the plain nats of the targets.
 
         Several processes each compute their share of it.
         """
+        if self.ranks.size > 1 or self.job.device.type != "cpu":  # one process on a CPU saves where its dropout stands
+            self.ranks.seed_dropout(self.config.seed, self.state.step)
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(2, device=self.job.device)
-        size = examples_at_once(self.job.config, self.ranks.size)
-        for part in epoch.parts(examples, ranks=self.ranks, size=size, pad_to_multiple_of=self.pad_to_multiple_of):
-            batch = part.to(self.job.device)
+        shape = {"size": self.part_size, "pad_to_multiple_of": self.pad_to_multiple_of}
+        for batch in epoch.parts(examples, ranks=self.ranks, device=self.job.device, **shape):
             with mixed_precision(self.job.device, self.dtype):
-                hidden = self.output_dropout(batch.real(self.model.trunk(batch.ids)))  # (N, C): no padding in the head
-                loss, nats = batch_loss(self.model, hidden, batch, self.job.loss)
+                hidden = self.model.trunk(batch.ids).flatten(0, 1)  # (B * T, C)
+                hidden = self.output_dropout(hidden.index_select(0, batch.places))  # (N, C): no padding in the head
+                loss, nats = self.loss(self.model, hidden, batch)
             (loss * batch.share).backward()
             sums += torch.stack([loss.detach(), nats]) * batch.share
         return sums
 
-    def refuse_non_finite(self, loss: float) -> None:
-        """Stop before an update that would spoil the weights."""
+    def not_finite(self) -> BaseException:
+        """What ends a run before an update that would spoil the weights."""
         state = self.state
-        if math.isfinite(loss) and math.isfinite(state.grad_norm):
-            return
         problem = (
             f"the loss or its gradient is not finite at step {state.step + 1} (epoch {state.epoch + 1}); nothing was "
             "updated and what was saved is good: try again with a lower rate, --train.learning_rate "
             f"{self.config.learning_rate / 3:.1g} say, from the start or from the last save (--train.resume true)"
         )
-        raise self.ranks.rank_error(UserError(problem))
+        return self.ranks.rank_error(UserError(problem))
 
-    def count(self, nats_per_token: float, *, tokens: int, started: float) -> None:
-        """Note what the step did."""
-        state = self.state
+    def count(self, examples: Tensor, nats_per_token: float, seconds: float) -> None:
+        """Note what a step did, and show it."""
+        state, tokens = self.state, int(self.job.train.lengths[examples].sum())
+        state.batch += 1
         state.step += 1
         state.tokens += tokens
         state.epoch_nats += nats_per_token * tokens
         state.epoch_tokens += tokens
-        state.seconds += time.perf_counter() - started
+        state.seconds += seconds
         self.progress.step(loss=state.epoch_nats / state.epoch_tokens, tokens_per_second=state.tokens / state.seconds)
 
     def validate(self) -> Scores:
