@@ -55,7 +55,7 @@ def module(name: str, part: str, limit: float) -> Part:
 
 
 PARTS = {
-    "machine": module("gpu_commands", "machine", 70),
+    "machine": module("gpu_commands", "machine", 80),
     "same": module("gpu_same", "same", 110),
     "run": module("gpu_commands", "run", 60),
     "distill": module("gpu_commands", "distill", 130),
@@ -165,7 +165,7 @@ class Session:
             encoding="utf-8",
             errors="replace",
             cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **({"OMP_NUM_THREADS": "1"} if self.options.tiny else {})},
             process_group=0,
         )
         self.running.append(process)
