@@ -49,7 +49,7 @@ COMMANDS = {
         ("paths", "machine", "data", "model", "train", "generate"),
     ),
     "download": Command(
-        "utils.sources:download",
+        "utils.kaggle:download",
         "fetch the default tweets from Kaggle to data/elon_tweets.csv (no account needed)",
         "python main.py download",
         ("paths",),

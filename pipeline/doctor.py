@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.schema import Config, UserError
+from utils.kaggle import KAGGLE, SAMPLE, local_default, newest_cached
 from utils.memory import memory
 from utils.preprocess import Collector, Corpus, Tweet, load_processed
-from utils.sources import KAGGLE, SAMPLE, local_default, newest_cached, open_sources
+from utils.sources import open_sources
 
 if TYPE_CHECKING:  # torch may be what is missing
     from trainer.job import Job

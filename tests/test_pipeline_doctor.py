@@ -15,8 +15,8 @@ from config.cli import run_command
 from config.schema import Config
 from pipeline import doctor
 from trainer.train import train
+from utils.kaggle import SAMPLE
 from utils.preprocess import Corpus, Tweet
-from utils.sources import SAMPLE
 
 SettingsOf = Callable[..., Config]
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--machine.device", "cpu"]

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from config.cli import parse
 from config.schema import Config, UserError
 from utils.clean import END_MARK, Cleaned, Cleaner
-from utils.filters import parse_date
+from utils.dates import parse_date
+from utils.kaggle import SAMPLE
 from utils.preprocess import load_processed, preprocess
 from utils.scripts import units
-from utils.sources import SAMPLE
 from utils.split import choose_validation, clusters, normal_form
 
 CONFIG, _ = parse("preprocess", [])

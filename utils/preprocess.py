@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from config.schema import Config, DataConfig, PathsConfig, UserError
 from utils.clean import Cleaner
 from utils.files import atomic_write
-from utils.filters import Filters, parse_date
-from utils.sources import Post, Source, open_sources
+from utils.filters import Filters, columns_of
+from utils.source import Post, Source
+from utils.sources import open_sources
 from utils.split import choose_validation, clusters, normal_form
 
 VERSION = 1
@@ -118,6 +119,7 @@ class Collector:
         self.dates: list[float | None] = []  # of the tweets; filled only where the split needs them
         self.rules: list[str] = []
         self.seen: dict[bytes, int] = {}
+        self.sources: list[Source] = []
 
     def add(self, source: Source) -> None:
         """Take in all posts of a source; drops exact copies (of two copies, a finished one stays)."""
@@ -125,6 +127,8 @@ class Collector:
         cleaner, longest = Cleaner(self.settings, private=private), 0
         names = [name for name, _ in (*self.filters.filters, *cleaner.rules)]
         self.rules = list(dict.fromkeys(names if len(names) > len(self.rules) else self.rules))
+        unknown_before = self.filters.unknown.copy()
+        self.sources.append(source)
         for post in source.posts:
             if stopped := self.filters.stopped_by(post):
                 self.tally.drop(stopped, post.text)
@@ -139,6 +143,10 @@ class Collector:
                 self.keep(Tweet(cleaned.text, cleaned.finished), post)
         if longest > LONG_TEXT:
             source.notes.append(f"the longest text has {longest:,} characters: a document, not a tweet")
+        source.notes += self.filters.notes(source, unknown_before)
+        if self.settings.split == "time" and "date" in source.unread:
+            count, example = source.unread["date"]
+            source.notes.append(f"{count:,} dates can't be read, such as {example!r}: those posts count as the oldest")
 
     def keep(self, tweet: Tweet, post: Post) -> None:
         """Add a tweet, unless it was there before."""
@@ -147,21 +155,31 @@ class Collector:
         if first == len(self.tweets):
             self.tweets.append(tweet)
             if self.settings.split == "time":
-                self.dates.append(parse_date(post.date))
+                self.dates.append(post.date)
             return
         self.tally.drop("duplicates", post.text)
         if tweet.finished and not self.tweets[first].finished:
             self.tweets[first] = tweet
 
     def check(self, where: str, rows: int) -> None:
-        """Raise UserError when too little is left to learn from."""
-        self.filters.check()
-        if len(self.tweets) < MIN_TWEETS:
-            lost = ", ".join(f"{count:,} by {rule}" for rule, count in self.tally.dropped.most_common(3))
-            raise UserError(
-                f"{where} has {len(self.tweets):,} usable tweets of {rows:,} rows, and {MIN_TWEETS} are needed"
-                + (f" (dropped: {lost})" if lost else "")
-            )
+        """Raise UserError when too little is left to learn from; it names the rules and the columns that they read."""
+        self.filters.check(self.sources)
+        if len(self.tweets) >= MIN_TWEETS:
+            return
+        lost = [f"{count:,} by {self.rule_in_words(rule)}" for rule, count in self.tally.dropped.most_common(3)]
+        columns = dict.fromkeys(source.column for source in self.sources if source.column)
+        facts = [f"dropped: {', '.join(lost)}"] if lost else []
+        facts += [f"the text is column {' and '.join(map(repr, columns))}"] if columns else []
+        facts += [note for source in self.sources for note in source.notes][:3]
+        raise UserError(
+            f"{where} has {len(self.tweets):,} usable tweets of {rows:,} rows, and {MIN_TWEETS} are needed"
+            + (f" ({'; '.join(facts)})" if facts else "")
+        )
+
+    def rule_in_words(self, rule: str) -> str:
+        """A rule, and the column that it reads where it reads one."""
+        there = next((text for source in self.sources if (text := columns_of(rule, source))), "")
+        return f"{rule}, from {there}" if there else rule
 
 
 def split_tweets(
