@@ -37,7 +37,7 @@ _BESIDE = re.compile(
 _LIKE_TEXT = re.compile(r"text|tweet|content|body|message|post|status|caption|comment")
 
 # How cells say that they are empty, as databases, R, pandas and spreadsheets write them; how they say no and yes.
-_BLANK = r"none null nil nan na n/a #n/a #na <na> \n nat undefined (null) - -- [] {} ()"
+_BLANK = r"none null nil nan na n/a #n/a #na <na> \n \\n nat undefined (null) - -- [] {} ()"
 _FALSE = "false f 0 0.0 no n off -1 falsch faux falso ложь нет non nein"
 _TRUE = "true t 1 1.0 yes y on x retweet retweeted rt reply repost wahr vrai verdadero verdadeiro vero истина да oui sí"
 BLANK_WORDS, FALSE_WORDS, TRUE_WORDS = {"", *_BLANK.split()}, {*_FALSE.split()}, {*_TRUE.split()}
@@ -101,8 +101,10 @@ def parse_count(cell: object) -> int | None:
     if _GROUPS.fullmatch(digits) and not factor:
         digits = re.sub(r"\D", "", digits)
     elif digits.count(",") + digits.count(".") > 1:  # 1,234.5 or 1.234,5: the last sign is the decimal one
-        head, _, tail = digits.replace(",", ".").rpartition(".")
-        digits = f"{head.replace('.', '')}.{tail}"
+        head, tail = re.split(r"[.,](?=\d*$)", digits)
+        if not _GROUPS.fullmatch(head):
+            return None
+        digits = re.sub(r"\D", "", head) + f".{tail}"
     try:
         return int(round(float(digits.replace(",", ".") + (match["power"] or "")) * _FACTORS.get(factor, 1), 6))
     except (ValueError, OverflowError):

@@ -191,7 +191,9 @@ def archive_posts(source: Source, members: list[Content], notes: list[Content]) 
                 found["long"] = whole
             elif len(text) > SHORTENED and re.search(r"…(?:\s*https://t\.co/\w+)?$", text):
                 found["truncated"] = True
-            source.columns = source.columns or find_roles(tweet)
+            if not source.columns:
+                source.columns = find_roles(tweet)
+                source.column = "full_text" if "full_text" in tweet else "text"
             yield source.post(text, found)
     source.sha256 = digest.hexdigest()
     if strange:
