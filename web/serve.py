@@ -37,8 +37,11 @@ def serve(config: Config, arguments: Namespace) -> None:
         from model.device import choose_device
         from model.linear import lay_out_for_writing
         from server.engine import Engine
+        from utils.memory import threads_allowed
 
-        threads = config.machine.threads or max(1, torch.get_num_threads() - 1)  # a core is left to answering
+        threads = config.machine.threads or max(
+            1, threads_allowed(torch.get_num_threads()) - 1
+        )  # a core is left to answering
         bundle = load_bundle(config.paths.best_model, choose_device(replace(config.machine, threads=threads)))
         lay_out_for_writing(bundle.model)
         copies = load_copy_check(config.paths, bundle.tokenizer)
