@@ -1,13 +1,17 @@
 """The commands as a user runs them, in a process of their own, on the sample that ships."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config.cli import COMMANDS, run_command
+from config.console import ESCAPE, prepare_streams
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.epochs", "2"]
@@ -70,7 +74,6 @@ def test_same_seed_same_tweets(root: Path) -> None:
 
 
 def test_generate_asks_when_there_is_no_prompt(root: Path) -> None:
-    import os
     import pty
 
     master, slave = pty.openpty()
@@ -101,3 +104,71 @@ def test_only_training_takes_several_processes(
         told = capsys.readouterr().err
         assert told.startswith(f"error: `{name}` is work for one process, not 4: ") == (rank == "0")
         assert told.count("\n") == (rank == "0")
+
+
+# Terminals that are not UTF-8, and streams that are closed ---------------------------------------------------------
+
+
+def run_in(shell: str, root: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """A shell command in the checkout, in which $PY is `python main.py` and $ROOT the folder of the run."""
+    env = {**os.environ, "PY": f"{sys.executable} {ROOT / 'main.py'}", "ROOT": str(root), **environment}
+    return subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, env=env, check=False, timeout=120)
+
+
+def in_encoding(name: str) -> dict[str, str]:
+    """An environment in which the standard streams have this encoding; "C" is a system without any."""
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    return plain if name == "C" else {"PYTHONIOENCODING": name}
+
+
+@pytest.mark.parametrize("name", ["cp1252", "C"])
+def test_what_a_terminal_cannot_show_is_escaped(root: Path, name: str) -> None:
+    prompt = "Mars 🤣 é"
+    flags = "--generate.num_samples 1 --paths.root $ROOT --generate.max_new_tokens 3"
+    shown = run_in(f"$PY generate '{prompt}' {flags}", root, **in_encoding(name))
+    assert shown.returncode == 0, shown.stderr
+    codec = "ascii" if name == "C" else name
+    text = shown.stdout.decode(codec)
+    assert text.startswith("Mars \\ud83e\\udd23 ")
+    told = run_in(f"$PY generate '{prompt}' --json {flags}", root, **in_encoding(name))
+    assert told.returncode == 0 and told.stdout.isascii()
+    assert json.loads(told.stdout)["samples"][0]["text"].startswith(prompt)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_what_is_escaped_is_json(text: str) -> None:
+    prepare_streams()  # registers the handler
+    assert json.loads(json.dumps([text], ensure_ascii=False).encode("ascii", ESCAPE)) == [text]
+
+
+@pytest.mark.parametrize("name", ["C", "cp1252", "gbk"])
+@pytest.mark.parametrize("command", ["preprocess --data.path data/sample_tweets.csv", "preprocess --help"])
+def test_commands_work_in_any_encoding(tmp_path: Path, command: str, name: str) -> None:
+    done = run_in(f"$PY {command} --paths.root {tmp_path}", tmp_path, **in_encoding(name))
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+
+
+def test_a_config_file_is_utf_8_in_any_locale(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("data: {column: Größe 大小}\n", encoding="utf-8")
+    code = f"import config.cli as c; print(ascii(c.parse('preprocess', ['--config', {str(mine)!r}])[0].data.column))"
+    done = run_in(f'{sys.executable} -c "{code}"', tmp_path, **in_encoding("C"))
+    assert done.stdout.decode().strip() == ascii("Größe 大小"), done.stderr
+
+
+def test_closed_streams(root: Path, tmp_path: Path) -> None:
+    flags = "--generate.max_new_tokens 5 --paths.root $ROOT"
+    written = run_in(f"$PY generate {flags} <&-", root)
+    assert written.returncode == 0 and written.stdout.count(b"; seed ") == 5, written.stderr
+    for closed in (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        done = run_in(f"$PY plot --paths.root $ROOT {closed}", root)
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, (closed, done.stderr)
+    reading = run_in(f"$PY preprocess --data.path - --paths.root {tmp_path} <&-", root)
+    assert reading.returncode == 1
+    assert reading.stderr.startswith(b"error: standard input is closed") and reading.stderr.count(b"\n") == 1
+
+
+def test_what_is_printed_never_goes_into_a_file_of_ours(root: Path, tmp_path: Path) -> None:
+    before = (root / "data" / "processed.txt").read_bytes()
+    done = run_in(f"$PY preprocess --data.path data/sample_tweets.csv --paths.root {tmp_path} <&- >&- 2>&-", root)
+    assert done.returncode == 0 and (tmp_path / "data" / "processed.txt").read_bytes() == before

@@ -263,7 +263,8 @@ def write_processed(paths: PathsConfig, tweets: list[Tweet], info: dict[str, Any
             file.write(line)
     info["sha256"] = digest.hexdigest()
     with atomic_write(paths.processed_json) as temporary:
-        temporary.write_text(json.dumps(info, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(info, ensure_ascii=False) + "\n"
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # a file's name may hold any bytes
 
 
 def load_processed(paths: PathsConfig) -> Corpus:
