@@ -247,7 +247,7 @@ def main() -> int:
     torch.set_num_threads(1)
     for stage in STAGES.values():  # loaded once, not after every kill
         importlib.import_module(COMMANDS[stage.words.split()[0]].target.split(":")[0])
-    for late in ("torch._dynamo", "matplotlib.pyplot", "jsonargparse", "ftfy", "gguf"):
+    for late in ("torch._dynamo", "matplotlib.pyplot", "ftfy", "gguf"):
         importlib.import_module(late)
     share = -(-chosen.kills // len(chosen.stages))
     started = time.monotonic()

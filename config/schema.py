@@ -1,8 +1,7 @@
 """The settings, as frozen dataclasses that mirror config/config.yaml; each is explained there, on its own line.
 
-There are no defaults here (but for one null that the parser wants): config.yaml holds them, so there is one place to
-read and one to change. What a type cannot tell (a share above 1, two settings that contradict each other) is refused
-in `__post_init__`.
+There are no defaults here: config.yaml holds them, so there is one place to read and one to change. What a type cannot
+tell (a share above 1, two settings that contradict each other) is refused in `__post_init__`.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
@@ -105,7 +104,7 @@ class MachineConfig:
 class DataConfig:
     """Where tweets come from, how they are cleaned and how they are split."""
 
-    path: str | list[str] | None = None
+    path: str | list[str] | None
     column: str | None
     encoding: str | None
     separator: Literal["auto", "line", "blank"]
@@ -352,7 +351,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         require(self.host != "", "serve.host", self.host, "give 127.0.0.1 (this machine only) or 0.0.0.0 (everybody)")
         require(0 <= self.port <= 65535, "serve.port", self.port, "give 0 (any free one) to 65535")
-        require(self.api_key != "", "serve.api_key", self.api_key, "give null (nobody needs one) or a secret")
+        given = self.api_key is None or self.api_key.strip() == self.api_key != ""
+        require(given, "serve.api_key", self.api_key, "give a secret without spaces around it, or leave it out")
         require(self.queue >= 0, "serve.queue", self.queue, "give 0 (nobody waits) or more")
         for name in ("width", "max_body_kb"):
             require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "give 1 or more")

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import cached
 
 from config.schema import MachineConfig, UserError
 from model.transformer import GPT
+from utils.memory import threads_allowed
 
 
 def choose_device(config: MachineConfig) -> torch.device:
@@ -20,8 +21,7 @@ def choose_device(config: MachineConfig) -> torch.device:
     Raises:
         UserError: the device asked for by name is not there, or there are more processes than GPUs.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or threads_allowed(torch.get_num_threads()))
     place = os.environ.get("LOCAL_RANK")  # torchrun's: which of this machine's processes this is
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available() and place is None, "cpu": True}
     name = next(name for name, there in has.items() if there) if config.device == "auto" else config.device

@@ -4,9 +4,12 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+WAITS = (0.1, 0.2, 0.3, 0.6, 0.8)  # seconds between tries to rename over a file that is open on Windows
 
 
 @contextmanager
@@ -52,6 +55,19 @@ def in_use(process: int) -> bool:
     return True
 
 
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a file over another. Windows refuses while somebody has that open, be it for a moment: it is tried again.
+
+    Raises:
+        OSError: it cannot be renamed; on Windows after two seconds.
+    """
+    for wait in WAITS if sys.platform == "win32" else ():
+        with suppress(PermissionError):
+            return os.replace(temporary, path)
+        time.sleep(wait)
+    os.replace(temporary, path)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it is flushed to disk and renamed to `path`.
@@ -64,7 +80,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            put_in_place(temporary, path)
     finally:
         with suppress(OSError):  # a read-only disk: nothing was written
             temporary.unlink(missing_ok=True)

@@ -40,8 +40,10 @@ def serve(config: Config, arguments: Namespace) -> None:
         from model.checkpoint import load_bundle
         from model.device import choose_device
         from server.engine import Engine
+        from utils.memory import threads_allowed
 
-        threads = config.machine.threads or max(1, torch.get_num_threads() - 1)  # one core is left for the HTTP server
+        cores = threads_allowed(torch.get_num_threads())
+        threads = config.machine.threads or max(1, cores - 1)  # one core is left for the HTTP server
         bundle = load_bundle(config.paths.best_model, choose_device(replace(config.machine, threads=threads)))
         copies = load_copy_check(config.paths, bundle.tokenizer)
         with Engine(bundle, copies, width=config.serve.width, queue=config.serve.queue) as engine:
