@@ -29,6 +29,7 @@ from utils.sources import open_sources, read_posts
 if TYPE_CHECKING:  # torch may be what is missing
     from model.vocabulary import Vocabulary
     from trainer.job import Job
+    from trainer.train import Trainer
 
 CORE = {
     "torch": "the model",
@@ -264,20 +265,18 @@ def time_trial(config: Config, tweets: Sequence[Tweet], vocabulary: "Vocabulary"
         started = time.perf_counter()
         trainer.validate()
         val_token = (time.perf_counter() - started) / job.val.num_predictions
-        return job, Trial(preparing, val_token, seconds_per_token(job))
+        return job, Trial(preparing, val_token, seconds_per_token(trainer))
 
 
-def seconds_per_token(job: "Job") -> float:
+def seconds_per_token(trainer: "Trainer") -> float:
     """Of real training steps, SECONDS long together but at least three, after one to warm up."""
     from trainer.progress import Progress
-    from trainer.train import Trainer
 
-    trainer = Trainer(job)
     trainer.progress = Progress(0)
     trainer.progress.close()  # nothing to see
     trainer.model.train()
-    recipe, state = job.config.train, trainer.state
-    epoch = job.train.epoch(recipe.batch_size, seed=0, number=0, unk_rate=recipe.unk_replacement)
+    recipe, state = trainer.config, trainer.state
+    epoch = trainer.job.train.epoch(recipe.batch_size, seed=0, number=0, unk_rate=recipe.unk_replacement)
     trainer.step(epoch, epoch.steps[0])
     tokens, seconds = state.tokens, state.seconds
     while state.seconds - seconds < SECONDS or state.step < 4:

@@ -14,14 +14,17 @@ from torch.nn import functional as F
 from model.soft_targets import SoftTargets
 from model.transformer import GPT
 from trainer.batches import Batch
-from trainer.fused_loss import fused_loss
+from trainer.fused_loss import fused_loss, padded_head, pays
 
 Loss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 BatchLoss = Callable[[GPT, Tensor, Batch], tuple[Tensor, Tensor]]
 
 
-def with_head(loss: Loss, *, fused: bool) -> BatchLoss:
-    """`loss` of the model's logits, from the hidden states (N, C) of a batch; `fused`: by trainer/fused_loss.py."""
+def with_head(loss: Loss, dtype: torch.dtype, device: torch.device, *, logits: int) -> BatchLoss:
+    """`loss` of the model's logits, from the hidden states (N, C) of a batch.
+
+    Where a twin of trainer/fused_loss.py is faster, for products in `dtype` on `device` and so many logits, it is used.
+    """
 
     def plain(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return loss(model.head(hidden).float(), batch.targets, batch.index)
@@ -29,7 +32,12 @@ def with_head(loss: Loss, *, fused: bool) -> BatchLoss:
     def as_one(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return fused_loss(model, hidden, batch.targets, batch.index, loss)
 
-    return as_one if fused else plain
+    def padded(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return loss(padded_head(model, hidden).float(), batch.targets, batch.index)
+
+    if pays(dtype, device, logits):
+        return as_one
+    return padded if device.type == "cuda" else plain
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
