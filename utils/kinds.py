@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Sequence
-from itertools import islice
 
 from config.schema import UserError
 from utils.dates import parse_date
@@ -12,7 +11,6 @@ from utils.read_csv import Layout, find_layout
 from utils.scan import Scan
 
 SAME_WIDTH = 0.9  # of the rows must be as wide as the header, for a file that is not named as a table to be one
-LINES = 200  # looked at
 
 # How files begin that are no posts, and what to do with them.
 STRANGE = (
@@ -34,6 +32,7 @@ STRANGE = (
     (b"version https://git-lfs", "only a pointer to a file in Git LFS: fetch it with `git lfs pull`"),
 )
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|\?xml)", re.IGNORECASE)
+_PYTHON = re.compile(r"\[?\s*\{\s*u?'")
 _SCRIPT = re.compile(r"\s*(?:window\.YTD\.|Grailbird\.data\.)")
 
 
@@ -50,7 +49,7 @@ def refuse_strange(name: str, head: bytes) -> None:
 
 def kind_of_text(file: Scan, *, column: str | None, separator: str) -> str:
     """What a text file holds: script (of an X archive), json, jsonl, csv or txt."""
-    lines = list(islice(file.lines(), LINES))
+    lines = file.first_lines()
     first = next((line.strip() for line in lines if line.strip()), "")
     ending = file.content.ending
     if _SCRIPT.match(first):
@@ -59,10 +58,10 @@ def kind_of_text(file: Scan, *, column: str | None, separator: str) -> str:
         return "jsonl" if is_jsonl(lines) else "json"
     if first.startswith("[") and (is_json(lines) or ending in (".json", ".jsonl", ".ndjson", ".js")):
         return "json"
-    if ending in (".jsonl", ".ndjson"):
-        return "jsonl"
-    if ending == ".json":
-        return "json"
+    if _PYTHON.match(first):
+        raise UserError(f"{file.name} holds Python's own notation, not JSON: write it with json.dumps instead of str")
+    if ending in (".json", ".jsonl", ".ndjson"):
+        return "csv" if is_table(lines, column) else "json" if ending == ".json" else "jsonl"
     if ending == ".js":
         return "script"
     if ending in (".csv", ".tsv", ".tab"):

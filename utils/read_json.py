@@ -63,12 +63,12 @@ def json_array(chunks: Iterator[str], where: str) -> Iterator[Any]:
 
 def json_values(file: Scan) -> Iterator[Any]:
     """The values of a JSON file: those of its list, or one after another."""
-    lines = file.lines()
-    first = next((line for line in lines if line.strip()), "")
+    chunks = file.chunks()
+    first = next((chunk for chunk in chunks if chunk.strip()), "")
     if first.lstrip().startswith("["):
-        yield from json_array(chain([first], lines), file.name)
+        yield from json_array(chain([first], chunks), file.name)
         return
-    decoder, text, position = json.JSONDecoder(strict=False), "".join(chain([first], lines)), 0
+    decoder, text, position = json.JSONDecoder(strict=False), "".join(chain([first], chunks)), 0
     while (between := _BETWEEN.match(text, position)) and (position := between.end()) < len(text):
         try:
             value, position = decoder.raw_decode(text, position)
@@ -80,11 +80,11 @@ def json_values(file: Scan) -> Iterator[Any]:
 
 def json_lines(file: Scan, notes: list[str]) -> Iterator[Any]:
     """The values of a JSONL file; lines that are no JSON are counted and left out."""
-    broken = 0
+    decoder, broken = json.JSONDecoder(strict=False), 0
     for line in file.lines():
         if line.strip():
             try:
-                yield json.loads(line.strip().rstrip(","), strict=False)
+                yield decoder.decode(line.strip().rstrip(","))
             except (ValueError, RecursionError):
                 broken += 1
     if broken:
