@@ -215,6 +215,11 @@ SHAPES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
         {"columns": list(objects[0]), "index": list(range(len(objects))), "data": [list(o.values()) for o in objects]}
     ),
     "lists of columns": lambda objects: dump({key: [o[key] for o in objects] for key in objects[0]}),
+    "lists one after another": lambda objects: "\n".join(
+        dump(objects[i : i + 5], 1) for i in range(0, len(objects), 5)
+    ),
+    "under their years": lambda objects: dump({"2020": objects[:6], "2021": objects[6:]}),
+    "deep inside": lambda objects: dump({"result": {"timeline": {"tweets": [{"legacy": entry} for entry in objects]}}}),
     "under their ids": lambda objects: dump({f"id{i}": o for i, o in enumerate(objects)}, 1),
 }
 
@@ -242,6 +247,30 @@ def test_json(
     source = read(path)
     assert source.kind in ("json", "jsonl") and source.column == naming["text"]
     check(source, posts)
+
+
+TEXT_SHAPES: dict[str, Callable[[list[str]], str]] = {
+    "list": json.dumps,
+    "lines": lambda texts: "\n".join(map(json.dumps, texts)),
+    "under their ids": lambda texts: json.dumps({f"id{i}": text for i, text in enumerate(texts)}),
+    "page": lambda texts: json.dumps({"tweets": texts}),
+    "rows": lambda texts: "\n".join(json.dumps([i, text, "2021-01-01"]) for i, text in enumerate(texts)),
+    "list of rows": lambda texts: json.dumps([[i, text, "2021-01-01"] for i, text in enumerate(texts)]),
+}
+
+
+@pytest.mark.parametrize("shape", TEXT_SHAPES)
+def test_json_of_texts_alone(tmp_path: Path, shape: str) -> None:
+    texts = [f"The lamp number {i} is {'very ' * i}quiet, and 'so' \"on\" [x]" for i in range(12)]
+    path = tmp_path / "t.jsonl"
+    path.write_text(TEXT_SHAPES[shape](texts), encoding="utf-8")
+    assert [post.text for post in read(path).posts] == texts
+
+
+def test_what_follows_a_list_is_not_lost_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('[{"text": "hello"}]\nmore of it', encoding="utf-8")
+    with pytest.raises(UserError, match=r"t\.json goes on after its list"):
+        list(read(tmp_path / "t.json").posts)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

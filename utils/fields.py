@@ -17,7 +17,7 @@ TEXT_NAMES = tuple(_TEXT.split())
 _NAMES = {
     "long": "notetweettext extendedtweetfulltext longtext",
     "date": "date createdat datetime timestamp time tweetcreatedat tweetdate published publishedat postedat dateposted"
-    " postdate createdtime createdutc pubdate indexedat",
+    " postdate createdtime createdutc created createdon pubdate indexedat",
     "retweet": "isretweet isrt retweet isrepost",
     "retweet of": "retweetedstatusid retweetedstatus retweetedstatusidstr retweetedtweet retweetedtweetid retweetid"
     " userrtid reblog referencedtweetsretweetedid retweetedstatusresult",

@@ -57,7 +57,7 @@ def kind_of_text(file: Scan, *, column: str | None, separator: str) -> str:
     if first.startswith("{") and is_json(lines):
         return "jsonl" if is_jsonl(lines) else "json"
     if first.startswith("[") and (is_json(lines) or ending in (".json", ".jsonl", ".ndjson", ".js")):
-        return "json"
+        return "jsonl" if is_row(first) and "".join(lines).strip() != first and is_jsonl(lines) else "json"
     if _PYTHON.match(first):
         raise UserError(f"{file.name} holds Python's own notation, not JSON: write it with json.dumps instead of str")
     if ending in (".json", ".jsonl", ".ndjson"):
@@ -85,15 +85,24 @@ def is_json(lines: Sequence[str]) -> bool:
 
 
 def is_jsonl(lines: Sequence[str]) -> bool:
-    """Whether most lines are JSON objects by themselves."""
+    """Whether most lines are JSON objects or lists by themselves."""
     full = [line.strip().rstrip(",") for line in lines if line.strip()]
     good = 0
     for line in full:
         try:
-            good += isinstance(json.loads(line), dict)
+            good += isinstance(json.loads(line, strict=False), dict | list)
         except (ValueError, RecursionError):
             continue
     return 2 * good > len(full) and (len(full) > 1 or good == len(full))
+
+
+def is_row(line: str) -> bool:
+    """Whether a line is a whole JSON list of cells: a row of a table, one of many lines."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, list) and not any(isinstance(cell, dict | list) for cell in value)
 
 
 def is_table(lines: Sequence[str], column: str | None) -> bool:

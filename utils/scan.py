@@ -18,7 +18,7 @@ from typing import IO, Any
 from config.schema import UserError
 from utils.source import Source
 
-HEAD = 1 << 18  # bytes looked at to tell what a file is
+HEAD = 1 << 18  # bytes looked at to find out what a file is
 LINES = 200  # the same, of lines
 CHUNK = 1 << 20
 MAX_RATIO = 100  # posts pack to about a tenth; what packs to a thousandth is a bomb
