@@ -249,6 +249,34 @@ def test_json(
     check(source, posts)
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Text, lies and a lamp", "And then, as always, more", "No comma here", "Well, so it goes"],
+        ["Post, comment, tweet: all the same", "to me", "Message in a bottle"],
+        ["Tweet; tweet; tweet", "said the bird", "and was gone"],
+        [f"{hour}:30 lunch, as ever, with the lamp" for hour in range(9)],
+        ["one, two, three", "four, five, six", "seven, eight, nine"],
+    ],
+)
+def test_sentences_with_commas_are_no_table(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "t.txt").write_text("\n".join(["", *lines]), encoding="utf-8")
+    source = read(tmp_path / "t.txt")
+    assert source.kind == "txt" and [post.text for post in source.posts] == lines
+
+
+def test_a_table_of_sentences_full_of_commas_is_a_table(tmp_path: Path) -> None:
+    texts = [f"Well, {i}, lamps, rivers, and, so, on, forever" for i in range(20)]
+    for quote, header in (('"', "text,number"), ('"', "what was said,number"), ("", "text,number")):
+        lines = [f"{quote}{text}{quote},{i}" for i, text in enumerate(texts)]
+        if not quote:
+            lines = [f"{i},plain words" for i in range(60)] + [f"{i},{text}" for i, text in enumerate(texts)]
+            header = "number,text"
+        (tmp_path / "t.txt").write_text("\n".join([header, *lines]), encoding="utf-8")
+        source = read(tmp_path / "t.txt")
+        assert source.kind == "csv" and [post.text for post in source.posts][-20:] == texts
+
+
 TEXT_SHAPES: dict[str, Callable[[list[str]], str]] = {
     "list": json.dumps,
     "lines": lambda texts: "\n".join(map(json.dumps, texts)),

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 from config.schema import UserError
 from utils.dates import parse_date
-from utils.fields import TEXT_NAMES, is_blank, parse_count, parse_flag, plain
-from utils.read_csv import Layout, find_layout
+from utils.fields import is_blank, parse_count, parse_flag
+from utils.read_csv import LIKELY, SURE, find_layout, names_text
 from utils.scan import Scan
-
-SAME_WIDTH = 0.9  # of the rows must be as wide as the header, for a file that is not named as a table to be one
 
 # How files begin that are no posts, and what to do with them.
 STRANGE = (
@@ -108,21 +106,21 @@ def is_row(line: str) -> bool:
 def is_table(lines: Sequence[str], column: str | None) -> bool:
     """Whether a text that is not named as a table is one: it has the header of one, or rows of the same shape."""
     layout = find_layout(lines, column)
-    names = {plain(cell) for cell in layout.header}
-    if names & set(TEXT_NAMES) or (column is not None and plain(column) in names):
-        return len(layout.header) > 1 or layout.skip == 0
+    if len(layout.header) == 1:
+        return layout.skip == 0 and names_text(layout.header, column)
     records = [record for record in layout.records(lines[layout.skip :]) if record]
-    width = len(layout.header)
-    same = sum(len(record) == width for record in records)
-    if width < 2 or len(records) < 3 or same < SAME_WIDTH * len(records) or spaced(lines, layout):
+    even = [record for record in records if len(record) == len(layout.header)]
+    if names_text(layout.header, column):
+        return len(even) > LIKELY * len(records) and (not spaced(even) or len(even) > SURE * len(records))
+    if len(even) < 3 or len(even) <= SURE * len(records) or spaced(even):
         return False
-    return any(is_data(cells) for cells in zip(*(r for r in records[1:] if len(r) == width), strict=True))
+    return any(is_data(cells) for cells in zip(*even[1:], strict=True))
 
 
-def spaced(lines: Sequence[str], layout: Layout) -> bool:
+def spaced(records: Sequence[Sequence[str]]) -> bool:
     """Whether spaces follow the delimiters, as they follow the commas of a sentence."""
-    found = [line[i + 1 : i + 2] for line in lines for i, c in enumerate(line) if c == layout.delimiter]
-    return layout.delimiter != "\t" and 2 * found.count(" ") > len(found)
+    cells = [cell for record in records for cell in record[1:] if cell]
+    return 2 * sum(cell.startswith(" ") for cell in cells) > len(cells)
 
 
 def is_data(cells: Sequence[str]) -> bool:
