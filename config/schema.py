@@ -1,7 +1,7 @@
 """The settings, as frozen dataclasses that mirror config/config.yaml; each is explained there, on its own line.
 
-There are no defaults here: config.yaml holds them, so there is one place to read and one to change. What a type cannot
-tell (a share above 1, two settings that contradict each other) is refused in `__post_init__`.
+There are no defaults here: config.yaml holds them, so there is one place to read and one to change. What a type allows
+but makes no sense (a share above 1, two settings that contradict each other) is refused in `__post_init__`.
 """
 
 from dataclasses import asdict, dataclass, fields, replace

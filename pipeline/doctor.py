@@ -1,6 +1,6 @@
 """`python main.py doctor`: what is installed, what this machine has, which tweets a run would use, how long it takes.
 
-Nothing is changed, nothing is fetched. What is missing is said and is no failure, unless nothing works without it.
+Nothing is changed or fetched. What is missing is listed; it is an error only where nothing works without it.
 """
 
 import json
@@ -89,7 +89,7 @@ def packages() -> dict[str, dict[str, Any]]:
 
 
 def machine(config: Config) -> dict[str, Any]:
-    """Device, threads, memory and disk; None where this system does not tell."""
+    """Device, threads, memory and disk; None where this system does not say."""
     found: dict[str, Any] = {"device": None, "threads": None, "problem": None}
     try:
         import torch
@@ -169,16 +169,16 @@ def checkpoints(config: Config) -> dict[str, Any]:
         if path.is_file():
             try:
                 content = load_checkpoint(path)
-                told = {**content.get("state", {}), **content.get("info", {})}
-                facts = {key: told.get(key) for key in ("epoch", "step", "val_bits_per_byte")}
-                found[name] = {"path": str(path), **facts, "problem": None}
+                facts = {**content.get("state", {}), **content.get("info", {})}
+                shown = {key: facts.get(key) for key in ("epoch", "step", "val_bits_per_byte")}
+                found[name] = {"path": str(path), **shown, "problem": None}
             except UserError as error:
                 found[name] = {"path": str(path), "problem": str(error)}
     return found
 
 
 def estimate(config: Config) -> dict[str, Any]:
-    """The model's size, and about how long its training would take here; `problem` where it cannot be told."""
+    """The model's size, and about how long its training would take here; `problem` where it cannot be measured."""
     try:
         if config.model.init_from and not Path(config.model.init_from).exists():
             raise UserError(f"not measured: model.init_from {config.model.init_from} is not on this machine as a path")
@@ -320,12 +320,12 @@ def lines(report: dict[str, Any], config: Config) -> list[tuple[str, str]]:
         ("model", f"{shape.n_layer} layers x {shape.n_embd} wide, {shape.n_head} heads"),
         ("a run", cost["problem"] or ""),
     ]
-    told = dict(found)
+    facts = dict(found)
     if done:
-        told["processed"] = done["problem"] or f"{done['path']}: {done['train']:,} train + {done['val']:,} validation"
+        facts["processed"] = done["problem"] or f"{done['path']}: {done['train']:,} train + {done['val']:,} validation"
     if not cost["problem"]:
-        told["model"] += f", a vocabulary of {cost['vocab_size']:,}: about {cost['parameters']:,} parameters"
-        told["a run"] = (
+        facts["model"] += f", a vocabulary of {cost['vocab_size']:,}: about {cost['parameters']:,} parameters"
+        facts["a run"] = (
             f"about {duration(cost['seconds'])} of training at most: {cost['steps']:,} steps of "
             f"{1e3 * cost['seconds_per_step']:.0f} ms and about {cost['memory'] / 1e6:,.0f} MB of memory "
             f"({config.train.epochs} epochs of {cost['tokens']:,} tokens)"
@@ -333,8 +333,8 @@ def lines(report: dict[str, Any], config: Config) -> list[tuple[str, str]]:
     for name in ("best", "last"):
         mark = report["checkpoints"].get(name)
         where = f"{mark['path']}, epoch {mark.get('epoch')}, step {mark.get('step')}" if mark else "none yet"
-        told[f"{name} model"] = mark["problem"] if mark and mark["problem"] else where
-    return list(told.items())
+        facts[f"{name} model"] = mark["problem"] if mark and mark["problem"] else where
+    return list(facts.items())
 
 
 def data_lines(raw: dict[str, Any]) -> list[tuple[str, str]]:

@@ -215,6 +215,11 @@ SHAPES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
         {"columns": list(objects[0]), "index": list(range(len(objects))), "data": [list(o.values()) for o in objects]}
     ),
     "lists of columns": lambda objects: dump({key: [o[key] for o in objects] for key in objects[0]}),
+    "lists one after another": lambda objects: "\n".join(
+        dump(objects[i : i + 5], 1) for i in range(0, len(objects), 5)
+    ),
+    "under their years": lambda objects: dump({"2020": objects[:6], "2021": objects[6:]}),
+    "deep inside": lambda objects: dump({"result": {"timeline": {"tweets": [{"legacy": entry} for entry in objects]}}}),
     "under their ids": lambda objects: dump({f"id{i}": o for i, o in enumerate(objects)}, 1),
 }
 
@@ -242,6 +247,58 @@ def test_json(
     source = read(path)
     assert source.kind in ("json", "jsonl") and source.column == naming["text"]
     check(source, posts)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Text, lies and a lamp", "And then, as always, more", "No comma here", "Well, so it goes"],
+        ["Post, comment, tweet: all the same", "to me", "Message in a bottle"],
+        ["Tweet; tweet; tweet", "said the bird", "and was gone"],
+        [f"{hour}:30 lunch, as ever, with the lamp" for hour in range(9)],
+        ["one, two, three", "four, five, six", "seven, eight, nine"],
+    ],
+)
+def test_sentences_with_commas_are_no_table(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "t.txt").write_text("\n".join(["", *lines]), encoding="utf-8")
+    source = read(tmp_path / "t.txt")
+    assert source.kind == "txt" and [post.text for post in source.posts] == lines
+
+
+def test_a_table_of_sentences_full_of_commas_is_a_table(tmp_path: Path) -> None:
+    texts = [f"Well, {i}, lamps, rivers, and, so, on, forever" for i in range(20)]
+    for quote, header in (('"', "text,number"), ('"', "what was said,number"), ("", "text,number")):
+        lines = [f"{quote}{text}{quote},{i}" for i, text in enumerate(texts)]
+        if not quote:
+            lines = [f"{i},plain words" for i in range(60)] + [f"{i},{text}" for i, text in enumerate(texts)]
+            header = "number,text"
+        (tmp_path / "t.txt").write_text("\n".join([header, *lines]), encoding="utf-8")
+        source = read(tmp_path / "t.txt")
+        assert source.kind == "csv" and [post.text for post in source.posts][-20:] == texts
+
+
+TEXT_SHAPES: dict[str, Callable[[list[str]], str]] = {
+    "list": json.dumps,
+    "lines": lambda texts: "\n".join(map(json.dumps, texts)),
+    "under their ids": lambda texts: json.dumps({f"id{i}": text for i, text in enumerate(texts)}),
+    "page": lambda texts: json.dumps({"tweets": texts}),
+    "rows": lambda texts: "\n".join(json.dumps([i, text, "2021-01-01"]) for i, text in enumerate(texts)),
+    "list of rows": lambda texts: json.dumps([[i, text, "2021-01-01"] for i, text in enumerate(texts)]),
+}
+
+
+@pytest.mark.parametrize("shape", TEXT_SHAPES)
+def test_json_of_texts_alone(tmp_path: Path, shape: str) -> None:
+    texts = [f"The lamp number {i} is {'very ' * i}quiet, and 'so' \"on\" [x]" for i in range(12)]
+    path = tmp_path / "t.jsonl"
+    path.write_text(TEXT_SHAPES[shape](texts), encoding="utf-8")
+    assert [post.text for post in read(path).posts] == texts
+
+
+def test_what_follows_a_list_is_not_lost_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('[{"text": "hello"}]\nmore of it', encoding="utf-8")
+    with pytest.raises(UserError, match=r"t\.json goes on after its list"):
+        list(read(tmp_path / "t.json").posts)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

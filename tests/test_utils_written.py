@@ -102,6 +102,8 @@ def test_r_writes_code_points() -> None:
         (b"<!DOCTYPE html>\n<html>", "is a web page or XML"),
         (b"\xef\xbb\xbf<?xml version='1.0'?>", "is a web page or XML"),
         (b"{\\rtf1\\ansi", "is an RTF document"),
+        (b"[{'text': 'hello', 'likes': 3}]", "holds Python's own notation, not JSON"),
+        (b"{u'text': u'hello'}\n{u'text': u'more'}", "holds Python's own notation, not JSON"),
         (b"version https://git-lfs.github.com/spec/v1\n", "only a pointer"),
         (b"\x1f\x8b\x08 not really packed", "is damaged"),
         ("Сегодня хороший день.\n".encode("cp1251") * 30, r"set data.encoding \(it may be cp1251"),

@@ -1,6 +1,6 @@
-"""The cleaning rules, one function each, in the order they run; and how an end is told from a cut.
+"""The cleaning rules, one function each, in the order in which they run.
 
-Every rule takes a text and gives a text. One that leaves nothing drops the tweet.
+Every rule takes a text and returns a text. A rule that leaves nothing drops the tweet.
 """
 
 import html
@@ -120,14 +120,14 @@ def tidy(text: str) -> str:
 
 
 def drop_retweets(text: str) -> str:
-    """ "RT @x: …" is another's voice, at the start or after a comment."""
+    """ "RT @x: …" is another person's text, at the start or after a comment."""
     return _RETWEET.sub("", text) if "RT @" in text else text
 
 
 def trim_cutoff(text: str) -> str:
-    """Take off what the API put where it cut: "…" right after a letter, then a link to the whole tweet.
+    """Remove what the API put where it cut a tweet: "…" right after a letter, then a link to the whole tweet.
 
-    On the real file that is what tells it from an author's own " … https://t.co/x" (with a space) or "… and then".
+    An author's own "…" has a space before the link (" … https://t.co/x"), or more text after it ("… and then").
     Its last word goes, unless it is surely whole; where a script has no spaces, every character is. Whatever this rule
     changes was cut.
     """

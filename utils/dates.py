@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 FIRST_YEAR, LAST_YEAR = 1970, 2200
@@ -77,6 +78,7 @@ def time_zone(name: str) -> timezone:
     return timezone(shift if name[0] == "+" else -shift)
 
 
+@lru_cache(maxsize=4096)
 def find_day(text: str, day_first: bool | None) -> tuple[int, int, int] | None:
     """Year, month and day of a text that holds nothing else."""
     if match := _YEAR_FIRST.match(text):

@@ -17,7 +17,7 @@ TEXT_NAMES = tuple(_TEXT.split())
 _NAMES = {
     "long": "notetweettext extendedtweetfulltext longtext",
     "date": "date createdat datetime timestamp time tweetcreatedat tweetdate published publishedat postedat dateposted"
-    " postdate createdtime createdutc pubdate indexedat",
+    " postdate createdtime createdutc created createdon pubdate indexedat",
     "retweet": "isretweet isrt retweet isrepost",
     "retweet of": "retweetedstatusid retweetedstatus retweetedstatusidstr retweetedtweet retweetedtweetid retweetid"
     " userrtid reblog referencedtweetsretweetedid retweetedstatusresult",
@@ -74,13 +74,22 @@ def find_roles(names: Iterable[str]) -> dict[str, str]:
 
 def is_blank(cell: object) -> bool:
     """Whether a cell holds nothing, in one of the many ways to write that."""
-    return cell is None or str(cell).strip().casefold() in BLANK_WORDS
+    if cell is None or cell == "":
+        return True
+    text = str(cell)
+    return len(text) < 16 and text.strip().casefold() in BLANK_WORDS
+
+
+@lru_cache(maxsize=4096)
+def parse_word(word: str) -> bool | None:
+    """What a word says as a flag; None where it is empty or says neither."""
+    word = word.strip().casefold()
+    return True if word in TRUE_WORDS else False if word in FALSE_WORDS else None
 
 
 def parse_flag(cell: object) -> bool | None:
     """Whether a cell says yes; None where it is empty or says neither."""
-    word = str(cell).strip().casefold()
-    return True if word in TRUE_WORDS else False if word in FALSE_WORDS else None
+    return parse_word(str(cell))
 
 
 def is_marked(cell: object) -> bool:
@@ -90,6 +99,8 @@ def is_marked(cell: object) -> bool:
 
 def parse_count(cell: object) -> int | None:
     """A number of likes: 1234, 1,234, 1.234 (as German writes it), 1.2K, 3.0; None where it can't be read."""
+    if isinstance(cell, str) and cell.isdecimal():
+        return int(cell)
     if isinstance(cell, int | float) and not isinstance(cell, bool):
         return int(cell) if 0 <= cell < 1e15 else None
     match = _NUMBER.fullmatch(str(cell).strip())

@@ -17,7 +17,7 @@ def naming(path: Path, *, instead_of: Path | None = None) -> Iterator[None]:
     """The system's errors inside the block say that they are about `path`; that of a full disk names no file itself.
 
     Args:
-        instead_of: a name that tells the user nothing, to be replaced as well.
+        instead_of: a name that means nothing to the user, to be replaced as well.
     """
     try:
         yield
@@ -43,7 +43,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def in_use(process: int) -> bool:
-    """Whether another process has this number now, or that can't be told."""
+    """Whether another process has this number now, or that can't be known."""
     if process == os.getpid():
         return False  # one before us had it: in a container every run may have the same
     if sys.platform == "win32":
@@ -56,7 +56,7 @@ def in_use(process: int) -> bool:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Rename a file over another. Windows refuses while somebody has that open, be it for a moment: it is tried again.
+    """Rename a file over another. Windows refuses while a program has that open, so it is tried again for a while.
 
     Raises:
         OSError: it cannot be renamed; on Windows after two seconds.

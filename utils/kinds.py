@@ -3,16 +3,12 @@
 import json
 import re
 from collections.abc import Sequence
-from itertools import islice
 
 from config.schema import UserError
 from utils.dates import parse_date
-from utils.fields import TEXT_NAMES, is_blank, parse_count, parse_flag, plain
-from utils.read_csv import Layout, find_layout
+from utils.fields import is_blank, parse_count, parse_flag
+from utils.read_csv import LIKELY, SURE, find_layout, names_text
 from utils.scan import Scan
-
-SAME_WIDTH = 0.9  # of the rows must be as wide as the header, for a file that is not named as a table to be one
-LINES = 200  # looked at
 
 # How files begin that are no posts, and what to do with them.
 STRANGE = (
@@ -34,6 +30,7 @@ STRANGE = (
     (b"version https://git-lfs", "only a pointer to a file in Git LFS: fetch it with `git lfs pull`"),
 )
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|\?xml)", re.IGNORECASE)
+_PYTHON = re.compile(r"\[?\s*\{\s*u?'")
 _SCRIPT = re.compile(r"\s*(?:window\.YTD\.|Grailbird\.data\.)")
 
 
@@ -50,7 +47,7 @@ def refuse_strange(name: str, head: bytes) -> None:
 
 def kind_of_text(file: Scan, *, column: str | None, separator: str) -> str:
     """What a text file holds: script (of an X archive), json, jsonl, csv or txt."""
-    lines = list(islice(file.lines(), LINES))
+    lines = file.first_lines()
     first = next((line.strip() for line in lines if line.strip()), "")
     ending = file.content.ending
     if _SCRIPT.match(first):
@@ -58,11 +55,11 @@ def kind_of_text(file: Scan, *, column: str | None, separator: str) -> str:
     if first.startswith("{") and is_json(lines):
         return "jsonl" if is_jsonl(lines) else "json"
     if first.startswith("[") and (is_json(lines) or ending in (".json", ".jsonl", ".ndjson", ".js")):
-        return "json"
-    if ending in (".jsonl", ".ndjson"):
-        return "jsonl"
-    if ending == ".json":
-        return "json"
+        return "jsonl" if is_row(first) and "".join(lines).strip() != first and is_jsonl(lines) else "json"
+    if _PYTHON.match(first):
+        raise UserError(f"{file.name} holds Python's own notation, not JSON: write it with json.dumps instead of str")
+    if ending in (".json", ".jsonl", ".ndjson"):
+        return "csv" if is_table(lines, column) else "json" if ending == ".json" else "jsonl"
     if ending == ".js":
         return "script"
     if ending in (".csv", ".tsv", ".tab"):
@@ -86,35 +83,44 @@ def is_json(lines: Sequence[str]) -> bool:
 
 
 def is_jsonl(lines: Sequence[str]) -> bool:
-    """Whether most lines are JSON objects by themselves."""
+    """Whether most lines are JSON objects or lists by themselves."""
     full = [line.strip().rstrip(",") for line in lines if line.strip()]
     good = 0
     for line in full:
         try:
-            good += isinstance(json.loads(line), dict)
+            good += isinstance(json.loads(line, strict=False), dict | list)
         except (ValueError, RecursionError):
             continue
     return 2 * good > len(full) and (len(full) > 1 or good == len(full))
 
 
+def is_row(line: str) -> bool:
+    """Whether a line is a whole JSON list of cells: a row of a table, one of many lines."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, list) and not any(isinstance(cell, dict | list) for cell in value)
+
+
 def is_table(lines: Sequence[str], column: str | None) -> bool:
     """Whether a text that is not named as a table is one: it has the header of one, or rows of the same shape."""
     layout = find_layout(lines, column)
-    names = {plain(cell) for cell in layout.header}
-    if names & set(TEXT_NAMES) or (column is not None and plain(column) in names):
-        return len(layout.header) > 1 or layout.skip == 0
+    if len(layout.header) == 1:
+        return layout.skip == 0 and names_text(layout.header, column)
     records = [record for record in layout.records(lines[layout.skip :]) if record]
-    width = len(layout.header)
-    same = sum(len(record) == width for record in records)
-    if width < 2 or len(records) < 3 or same < SAME_WIDTH * len(records) or spaced(lines, layout):
+    even = [record for record in records if len(record) == len(layout.header)]
+    if names_text(layout.header, column):
+        return len(even) > LIKELY * len(records) and (not spaced(even) or len(even) > SURE * len(records))
+    if len(even) < 3 or len(even) <= SURE * len(records) or spaced(even):
         return False
-    return any(is_data(cells) for cells in zip(*(r for r in records[1:] if len(r) == width), strict=True))
+    return any(is_data(cells) for cells in zip(*even[1:], strict=True))
 
 
-def spaced(lines: Sequence[str], layout: Layout) -> bool:
+def spaced(records: Sequence[Sequence[str]]) -> bool:
     """Whether spaces follow the delimiters, as they follow the commas of a sentence."""
-    found = [line[i + 1 : i + 2] for line in lines for i, c in enumerate(line) if c == layout.delimiter]
-    return layout.delimiter != "\t" and 2 * found.count(" ") > len(found)
+    cells = [cell for record in records for cell in record[1:] if cell]
+    return 2 * sum(cell.startswith(" ") for cell in cells) > len(cells)
 
 
 def is_data(cells: Sequence[str]) -> bool:

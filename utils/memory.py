@@ -9,7 +9,7 @@ UNLIMITED = 1 << 60  # version 1 writes a number near 2^63 for no limit
 
 
 def memory() -> tuple[int | None, int | None]:
-    """Bytes of memory, and of memory that can be had now; None where this system does not tell."""
+    """Bytes of memory, and of memory that can be had now; None where this system does not say."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf

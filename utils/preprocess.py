@@ -202,7 +202,7 @@ def split_hash(tweets: list[Tweet], validation: set[int]) -> str:
 
 
 def preprocess(config: Config) -> Corpus:
-    """Read, clean, de-duplicate, split, and write data/processed.txt and processed.json; tells it all on stderr.
+    """Read, clean, de-duplicate, split, and write data/processed.txt and processed.json; prints what it did to stderr.
 
     Raises:
         UserError: the source cannot be read, or leaves too few tweets; nothing is written then.

@@ -25,7 +25,7 @@ from utils.unescape import find_decoder
 
 RECORD_LINES = 20_000  # a quoted cell with more lines than this is a quote that was never closed
 DELIMITERS = ",;\t|"
-LOOKED_AT = 2_000  # characters of a cell that tell what its column holds
+LOOKED_AT = 2_000  # characters of a cell, to find out what its column holds
 TITLE_LINES = 20  # lines of title or comment that may stand before the header
 SURE, LIKELY = 0.9, 0.5  # share of the rows that are as wide as the header, for it to be one
 

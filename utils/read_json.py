@@ -23,6 +23,7 @@ WRAPPERS = ("tweet", "post", "status", "record", "legacy", "object", "value", "r
 SURE_NAMES = TEXT_NAMES[: TEXT_NAMES.index("message")]  # an object with a text of such a name is a post, not a page
 
 _ARRAY = re.compile(r"\s*(?:(?:window\.YTD|Grailbird\.data)\.[\w.]+\s*=\s*)?\[")
+_WITH_DIGIT = re.compile(r"^\w*\d\w*$")
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -43,6 +44,14 @@ def json_array(chunks: Iterator[str], where: str) -> Iterator[Any]:
         assert between is not None
         position = between.end()
         if buffer.startswith("]", position):
+            buffer, position = buffer[position + 1 :].lstrip("; \r\n\t"), 0
+            while not buffer and (more := next(chunks, "")):
+                buffer = more.lstrip("; \r\n\t")
+            if buffer.startswith("["):  # another list, where pages were put one after another
+                position = 1
+                continue
+            if buffer:
+                raise UserError(f"{where} goes on after its list ({buffer[:20]!r}): give the list alone")
             return
         try:
             value, position = decoder.raw_decode(buffer, position)
@@ -63,12 +72,12 @@ def json_array(chunks: Iterator[str], where: str) -> Iterator[Any]:
 
 def json_values(file: Scan) -> Iterator[Any]:
     """The values of a JSON file: those of its list, or one after another."""
-    lines = file.lines()
-    first = next((line for line in lines if line.strip()), "")
+    chunks = file.chunks()
+    first = next((chunk for chunk in chunks if chunk.strip()), "")
     if first.lstrip().startswith("["):
-        yield from json_array(chain([first], lines), file.name)
+        yield from json_array(chain([first], chunks), file.name)
         return
-    decoder, text, position = json.JSONDecoder(strict=False), "".join(chain([first], lines)), 0
+    decoder, text, position = json.JSONDecoder(strict=False), "".join(chain([first], chunks)), 0
     while (between := _BETWEEN.match(text, position)) and (position := between.end()) < len(text):
         try:
             value, position = decoder.raw_decode(text, position)
@@ -80,11 +89,11 @@ def json_values(file: Scan) -> Iterator[Any]:
 
 def json_lines(file: Scan, notes: list[str]) -> Iterator[Any]:
     """The values of a JSONL file; lines that are no JSON are counted and left out."""
-    broken = 0
+    decoder, broken = json.JSONDecoder(strict=False), 0
     for line in file.lines():
         if line.strip():
             try:
-                yield json.loads(line.strip().rstrip(","), strict=False)
+                yield decoder.decode(line.strip().rstrip(","))
             except (ValueError, RecursionError):
                 broken += 1
     if broken:
@@ -111,10 +120,18 @@ def records_of(value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
                 yield from records_of(item, depth + 1)
         elif table := as_table(value):
             yield from table
+        elif value and all(is_page(cell) for cell in value.values()):  # pages under their years, say
+            for cell in value.values():
+                yield from records_of(cell, depth + 1)
         elif (inside := unwrapped(value)) is value or has_text(value, TEXT_NAMES):
             yield value
         else:
             yield from records_of(inside, depth + 1)
+
+
+def is_page(value: Any) -> bool:
+    """Whether a value is a list of objects."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def has_text(record: Mapping[str, Any], names: Collection[str]) -> bool:
@@ -133,6 +150,8 @@ def as_table(value: dict[str, Any]) -> Iterable[dict[str, Any]]:
         return [dict(zip(value, row, strict=False)) for row in zip(*columns, strict=False)]
     if columns and all(isinstance(column, dict) and has_text(column, TEXT_NAMES) for column in columns):
         return columns  # pandas: orient="index"
+    if len(columns) > 1 and all(isinstance(text, str) for text in columns) and all(map(_WITH_DIGIT.search, value)):
+        return [{"text": text} for text in columns]  # texts under their ids
     return ()
 
 
@@ -143,7 +162,8 @@ def unwrapped(value: dict[str, Any]) -> dict[str, Any]:
     note = value.get("noteTweet")
     if isinstance(note, dict) and isinstance(note.get("core"), dict):  # of an X archive's note-tweet.js
         return {"text": note["core"].get("text"), "created_at": note.get("createdAt")}
-    inner = next((value[name] for name in WRAPPERS if isinstance(value.get(name), dict)), None)
+    names = WRAPPERS if len(value) > 1 else value
+    inner = next((value[name] for name in names if isinstance(value.get(name), dict)), None)
     if inner is None:
         return value
     beside = {key: cell for key, cell in value.items() if key == "note_tweet" or not isinstance(cell, dict | list)}
@@ -173,7 +193,9 @@ def flattened(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a record, and those of its objects with dots: public_metrics.like_count."""
     flat = dict(record)
     for name, inner in record.items():
-        if isinstance(inner, dict):
+        if isinstance(inner, dict) and len(inner) == 1 and (key := next(iter(inner))).startswith("$"):
+            flat[name] = inner[key]  # MongoDB: {"$date": ...}
+        elif isinstance(inner, dict):
             flat |= {f"{name}.{key}": cell for key, cell in inner.items()}
             results = inner.get("note_tweet_results")  # as X's web page has long posts
             result = results.get("result") if isinstance(results, dict) else None

@@ -7,7 +7,7 @@ from utils.scan import Scan
 from utils.source import Post, Source
 from utils.unescape import find_decoder
 
-TXT_SAMPLE = 5_000  # lines looked at to tell how posts are separated
+TXT_SAMPLE = 5_000  # lines looked at to find out how posts are separated
 BLOCK_LINES = 20  # blank lines separate posts if they come at least this often
 
 

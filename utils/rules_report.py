@@ -1,4 +1,4 @@
-"""What each rule of preprocessing did, counted and told."""
+"""What each rule of preprocessing did: the counts, and the report on stderr."""
 
 from collections import Counter
 from collections.abc import Sequence

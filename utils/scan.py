@@ -18,7 +18,8 @@ from typing import IO, Any
 from config.schema import UserError
 from utils.source import Source
 
-HEAD = 1 << 18  # bytes looked at to tell what a file is
+HEAD = 1 << 18  # bytes looked at to find out what a file is
+LINES = 200  # the same, of lines
 CHUNK = 1 << 20
 MAX_RATIO = 100  # posts pack to about a tenth; what packs to a thousandth is a bomb
 SMALL = 50_000_000  # bytes that do no harm, however well they pack
@@ -116,11 +117,25 @@ class Scan:
         Raises:
             UserError: the bytes contradict the encoding.
         """
+        return self._read(iter)
+
+    def chunks(self) -> Iterator[str]:
+        """Its text in pieces of about a megabyte; raises as `lines` does."""
+        return self._read(lambda text: iter(lambda: text.read(CHUNK), ""))
+
+    def first_lines(self) -> list[str]:
+        """Its first LINES lines, of the first HEAD characters; the last may be cut where it is the only one."""
+        start = next(self.chunks(), "")[:HEAD]
+        lines = start.splitlines(keepends=True)[:LINES]
+        return lines[:-1] if len(lines) > 1 and len(start) == HEAD else lines
+
+    def _read(self, pieces: Callable[[io.TextIOWrapper], Iterator[str]]) -> Iterator[str]:
+        """The decoded text, piece by piece."""
         errors = SingleBytes.name if self.single_bytes else "strict"
         try:
             with self.content.open() as stream, io.TextIOWrapper(stream, self.encoding, errors, newline="") as text:
-                for line in text:
-                    yield line.replace("\0", "") if "\0" in line else line
+                for piece in pieces(text):
+                    yield piece.replace("\0", "") if "\0" in piece else piece
         except UnicodeError as error:
             raise UserError(
                 f"{self.name} is not {self.encoding} ({error}): set data.encoding to the right one, or leave it out"

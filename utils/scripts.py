@@ -48,6 +48,8 @@ def last_letter(text: str) -> str:
 def full_stop(text: str) -> str:
     """The full stop that belongs after a text, by the script of its last letter."""
     letter = last_letter(text)
+    if letter.isascii():
+        return "."
     if _ARABIC.match(letter):
         return "۔" if _URDU.search(text) else "."
     return next((stop for script, stop in _STOPS if script.match(letter)), ".")
@@ -55,7 +57,9 @@ def full_stop(text: str) -> str:
 
 def ends_in_its_script(text: str) -> bool:
     """Whether a text ends in a way that only its script has: a Greek question mark, or Korean laughter."""
-    return (text.endswith(";") and bool(_GREEK.match(last_letter(text)))) or bool(_LAUGHTER.search(text[-64:]))
+    if text[-1].isalnum() and text[-1] < "\u3131":  # nearly all
+        return False
+    return (text[-1] == ";" and bool(_GREEK.match(last_letter(text)))) or bool(_LAUGHTER.search(text[-64:]))
 
 
 class _Units(dict[int, str | None]):

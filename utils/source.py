@@ -46,7 +46,7 @@ class Source:
     column: str | None = None
     rows: int = 0
     fiction: bool = False
-    private: bool = False  # somebody's own archive: personal data is masked unless told otherwise
+    private: bool = False  # from a person's own archive: personal data is masked unless a setting says otherwise
     notes: list[str] = field(default_factory=list)
     posts: Iterator[Post] = field(default_factory=lambda: iter(()))
     columns: dict[str, str] = field(default_factory=dict)

@@ -31,7 +31,7 @@ def read_posts(path: str, settings: DataConfig) -> Source:
     """Open posts of any kind: CSV, TSV, JSON, JSONL, TXT, an archive of X or Mastodon (.zip, folder, file), a ZIP or
     gzip of one of them; or "-" for standard input.
 
-    The kind is told by the content; the ending of the name counts only where that leaves it open. Posts are read as
+    The kind is found from the content; the ending of the name counts only where that leaves it open. Posts are read as
     they are asked for.
 
     Raises:

@@ -34,21 +34,25 @@ def number_units(texts: Sequence[str], length: int) -> tuple[NDArray[np.uint32],
     numbers: dict[str, int] = {}
     flat, starts, weights = array("I"), array("q", [0]), array("q", [WORD])
     for text in texts:
-        total = 0
-        for unit in [unit for piece in pieces(text) for unit in units(piece)] or [text]:
-            number = numbers.setdefault(unit, len(numbers) + 1)
-            if number == len(weights):
-                weights.append(weight(unit))
-            flat.append(number)
-            total += weights[number]
-        # A short text is one run of its own, padded with word 0, which no text has.
-        flat.extend([0] * math.ceil(length - total / WORD))
+        found = [unit for piece in pieces(text) for unit in units(piece)] or [text]
+        here = [numbers.setdefault(unit, len(numbers) + 1) for unit in found]
+        if len(numbers) >= len(weights):
+            weights.extend(weight(unit) for unit in dict.fromkeys(found) if numbers[unit] >= len(weights))
+        flat.extend(here)
+        if len(here) < longest_run(length):
+            # A short text is one run of its own, padded with word 0, which no text has.
+            flat.extend([0] * math.ceil(length - sum(weights[number] for number in here) / WORD))
         starts.append(len(flat))
     return (
         np.frombuffer(flat, dtype=np.uint32),
         np.frombuffer(starts, dtype=np.int64),
         np.frombuffer(weights, dtype=np.int64),
     )
+
+
+def longest_run(length: int) -> int:
+    """The most units that a run of `length` words can have."""
+    return length * WORD // min(WEIGHTS.values()) + 1
 
 
 def hash_runs(
@@ -67,7 +71,7 @@ def hash_runs(
     table = (np.arange(len(weights), dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     table = (table ^ (table >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64: small numbers to 64 bits
     table ^= table >> np.uint64(27)
-    longest = length * WORD // min(WEIGHTS.values()) + 1
+    longest = longest_run(length)
     size = min(CHUNK, len(ids)) + longest
     powers, back = (np.full(size, factor, np.uint64).cumprod(dtype=np.uint64) for factor in (FACTOR, INVERSE))
     hashes, inside = np.zeros(len(ids), np.uint64), np.ones(len(ids), np.bool_)
