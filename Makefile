@@ -1,5 +1,6 @@
-# make run | serve | test | coverage | lint | setup | audit | hashes. A second call installs nothing: each stamp remembers
-# its requirements file. What is installed has the SHA-256 that hashes/ says, but for torch (see SECURITY.md).
+# make run | serve | test | test-slow | coverage | lint | setup | audit | hashes | lock. A second call installs nothing:
+# each stamp remembers its requirements file. What is installed has the SHA-256 that hashes/ says, but for torch (see
+# SECURITY.md).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,10 @@ CHECKED := $(INSTALL) --require-hashes --no-deps
 # A file of your own: make run DATA=my_tweets.csv
 DATA_FLAG := $(if $(DATA),--data.path '$(DATA)')
 
-.PHONY: run serve test coverage lint setup audit hashes clean
+# Two test processes at once; the tests of one file stay together.
+PYTEST := pytest -n 2 --dist loadfile
+
+.PHONY: run serve test test-slow coverage lint setup audit hashes lock clean
 run: $(VENV)/core
 	$(BIN)/python main.py run $(DATA_FLAG)
 
@@ -16,11 +20,17 @@ serve: $(VENV)/full
 	$(BIN)/python main.py serve
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m $(PYTEST) -m "not slow"
 
+# The others: benchmarks, kills, full disks, torchrun, what starts many processes or takes many seconds.
+test-slow: $(VENV)/dev
+	$(BIN)/python -m $(PYTEST) -m slow
+
+# Of both together.
 coverage: $(VENV)/dev
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m coverage run -m $(PYTEST) -m "not slow"
+	$(BIN)/python -m coverage run -m $(PYTEST) -m slow
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
@@ -28,6 +38,7 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
+	$(BIN)/mypy --strict model trainer
 
 setup: $(VENV)/dev
 
@@ -61,6 +72,10 @@ hashes:
 	  grep -Ev '^(-r|#|torch==)' $$name.txt | uv pip compile --quiet --universal --python-version 3.11 --no-deps \
 	    --generate-hashes --no-annotate --custom-compile-command 'make hashes' --output-file hashes/$$name.txt - || exit 1; \
 	done
+
+# Then also uv.lock, for those who use uv (`uv run main.py run`): the same versions.
+lock:
+	uv lock $(shell sed -nE 's/^([A-Za-z0-9_.-]+==[^ ]+)$$/--upgrade-package \1/p' requirements.txt requirements-full.txt)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

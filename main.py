@@ -4,23 +4,45 @@ python main.py COMMAND [prompt] [--section.key value ...]
 """
 
 import sys
+from pathlib import Path
 
-from config.cli import COMMANDS, run_command
+from config.interpreter import run_elsewhere
+
+HERE = Path(__file__).resolve()
 
 
 def usage() -> str:
     """The list of commands, each with its line."""
+    from config.cli import COMMANDS
+
     lines = [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
     return f"{__doc__}\n" + "\n".join(lines) + "\n\n`python main.py COMMAND --help` shows its settings and an example."
 
 
+def version() -> str:
+    """The name and version in pyproject.toml, which an exported Space does not have."""
+    import tomllib
+
+    path = HERE.with_name("pyproject.toml")
+    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"] if path.is_file() else {}
+    return f"elon-transformer {project.get('version', '(a copy of unknown version: there is no pyproject.toml here)')}"
+
+
 def main() -> int:
     """Run the command named on the command line; returns the exit code."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    argv = sys.argv[1:]
+    if (code := run_elsewhere(HERE, argv)) is not None:
+        return code
+    from config.cli import COMMANDS, run_command  # only now, as an older Python can't read it
+
+    name = argv[0] if argv else ""
     if name in COMMANDS:
-        return run_command(name, sys.argv[2:])
+        return run_command(name, argv[1:])
     if name in ("-h", "--help", "help"):
         print(usage())
+        return 0
+    if name == "--version":
+        print(version())
         return 0
     found = f"unknown command {name!r}" if name else "no command given"
     print(f"error: {found}; choose one of: {', '.join(COMMANDS)}", file=sys.stderr)

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.quality import read, spread
 from config.cli import parse
 from distillation.distill import distill
-from distillation.report import WHO
+from distillation.report import NAMES
 from distillation.runs import set_up
 from evaluation.baselines import measure_baselines
 from evaluation.metrics import paired_difference
@@ -37,13 +37,13 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     flags = ["--paths.root", str(options.root), "--data.path", str(options.csv), *options.flags]
     config = parse("distill", flags)[0]
     corpus = preprocess(config)
-    rows: TweetDataset = set_up(config, corpus).rows("val")
+    rows: TweetDataset = set_up(config, corpus).dataset("val")
     baselines = measure_baselines(corpus.train, corpus.val, load_tokenizer())
     for seed in options.seeds:
         if any(record["seed"] == seed for record in done):
             continue
         result = distill(parse("distill", [*flags, "--train.seed", str(seed)])[0], corpus)
-        lines = {who: {key: result[who][key] for key in KEPT if key in result[who]} for who in WHO if who in result}
+        lines = {who: {key: result[who][key] for key in KEPT if key in result[who]} for who in NAMES if who in result}
         real = result["student"]["real_ngram8_in_train"]
         record = {"seed": seed, **lines, "ngram": baselines.bits_per_byte["ngram"], "real_ngram8_in_train": real}
         done.append({**record, "bytes": rows.num_bytes.tolist(), "settings": result["settings"]})
@@ -61,7 +61,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     ]
     num_bytes = np.array(records[0]["bytes"], dtype=np.float64)
     alone = np.mean([record["control"]["nats"] for record in records], axis=0)
-    for who, name in WHO.items():
+    for who, name in NAMES.items():
         runs = [record[who] for record in records if who in record]
         if not runs:
             continue

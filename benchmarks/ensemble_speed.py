@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.timing import choose, show, spread, table, times
 from config.cli import parse
 from distillation.runs import set_up
-from distillation.teachers import member_stages
+from distillation.teachers import member_runs
 from distillation.workers import affordable, train_all
 from utils.preprocess import Corpus, preprocess
 
@@ -27,7 +27,7 @@ def seconds_of(options: argparse.Namespace, corpus: Corpus, *, members: int, wor
         flags = ["--paths.root", root, "--distill.members", str(members), "--distill.workers", str(workers)]
         flags += ["--distill.member_epochs", str(options.epochs), *options.flags]
         context = set_up(parse("distill", flags)[0], corpus)
-        stages = member_stages(context)
+        stages = member_runs(context)
         at_once = min(members, workers or affordable(context, stages))
         started = time.perf_counter()
         with redirect_stderr(StringIO()):

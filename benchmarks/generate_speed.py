@@ -24,7 +24,6 @@ from config.schema import Config
 from export.export import export
 from generate.generate import generate
 from model.checkpoint import Bundle
-from model.linear import lay_out_for_writing
 from model.tokenizer import END, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
@@ -158,7 +157,6 @@ def measure(
     """Tokens a second of every side at this shape, by batch."""
     shape, device = bundle.config.model, bundle.model.wte.weight.device
     stocks = exported(bundle, folder) if "transformers" in peers else {}
-    lay_out_for_writing(bundle.model)  # as `python main.py generate` does
     found: dict[str, Any] = {"rows": bundle.vocabulary.vocab_size, "speeds": {}}
     if stocks:
         found["log_probability_difference"] = difference(bundle, stocks[FULL][0])

@@ -99,7 +99,7 @@ def run_peer(name: str, config: Config, corpus: Corpus, *, seed: int) -> PeerRes
         model.parameters(), lr=peer.learning_rate, betas=(0.9, 0.99), weight_decay=peer.weight_decay, fused=True
     )
     per_epoch = sum(1 for _ in windows(stream, peer, generator))
-    best, best_epoch, step = score(model.eval(), vocabulary, val), 0, 0
+    best, best_epoch, step = score(model.eval(), val), 0, 0
     last, seconds, curve = best, 0.0, [(0.0, best.bits_per_byte)]
     for epoch in range(1, peer.epochs + 1):
         model.train()
@@ -117,7 +117,7 @@ def run_peer(name: str, config: Config, corpus: Corpus, *, seed: int) -> PeerRes
             optimizer.step()
             step += 1
         seconds += time.perf_counter() - started
-        last = score(model.eval(), vocabulary, val)
+        last = score(model.eval(), val)
         curve.append((seconds, last.bits_per_byte))
         if last.bits_per_byte < best.bits_per_byte:
             best, best_epoch = copy.copy(last), epoch

@@ -60,7 +60,7 @@ def run_ours(flags: Sequence[str], config: Config, corpus: Corpus, *, seed: int)
     records = [json.loads(line) for line in config.paths.metrics.read_text(encoding="utf-8").splitlines()]
     bundle = load_bundle(config.paths.best_model, torch.device("cpu"))
     rows = TweetDataset.encode(corpus.val, bundle.tokenizer, bundle.vocabulary, config.model.block_size)
-    scores = score(bundle.model, bundle.vocabulary, rows)
+    scores = score(bundle.model, rows)
     return {
         "nats": scores.nats.tolist(),
         "parameters": bundle.model.num_parameters(),
@@ -79,8 +79,8 @@ def run_best(config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
     path, _ = train_student(context, teachers, generation=1)
     bundle = load_bundle(path, context.device)
     return {
-        "nats": score(bundle.model, bundle.vocabulary, context.rows("val")).nats.tolist(),
-        "teacher_nats": score(teachers.ensemble(), context.vocabulary, context.rows("val")).nats.tolist(),  # type: ignore[arg-type]
+        "nats": score(bundle.model, context.dataset("val")).nats.tolist(),
+        "teacher_nats": score(teachers.ensemble(), context.dataset("val")).nats.tolist(),
         "parameters": bundle.model.num_parameters(),
         "epoch": bundle.info["epoch"],
         "train_seconds": round(time.perf_counter() - started, 1),

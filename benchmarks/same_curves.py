@@ -37,10 +37,9 @@ def forget_memory() -> None:
 
 def usual_dropout() -> None:
     """torch's own."""
-    from model import dropout as module
-    from trainer import train
+    from model.fast import Dropout
 
-    vars(module)["dropout"] = vars(train)["dropout"] = F.dropout
+    Dropout.forward = lambda self, x: F.dropout(x, self.p, self.training)  # type: ignore[method-assign]
 
 
 def no_buckets() -> None:
@@ -50,19 +49,19 @@ def no_buckets() -> None:
     batches.POOL = 1
 
 
-def loss_at_once() -> None:
-    """The loss of all of a batch's logits together."""
-    from trainer import head
+def plain_loss() -> None:
+    """The loss of the head's logits, without the fused twin."""
+    from trainer import losses
 
-    head.BLOCK = 1 << 30
+    vars(losses)["pays"] = lambda *_: False
 
 
 def any_shape() -> None:
     """Products of as many tokens as there are."""
-    from trainer import batches, head
+    from trainer import fused_loss, train
 
-    head.MULTIPLE, batch = 1, batches.TweetDataset.batch
-    vars(batches)["TweetDataset"].batch = lambda self, rows, unseen=None, multiple=1: batch(self, rows, unseen)
+    fused_loss.MULTIPLE = 1
+    vars(train)["shape_multiple"] = lambda *_: 1
 
 
 def plain_adamw() -> None:
@@ -76,7 +75,7 @@ WITHOUT: dict[str, tuple[Callable[[], None], list[str]]] = {
     ALL: (lambda: None, []),
     "memory that is kept": (forget_memory, []),
     "fused AdamW": (plain_adamw, []),
-    "the head's loss block by block": (loss_at_once, []),
+    "the head and its loss as one": (plain_loss, []),
     "products of few shapes": (any_shape, []),
     "bfloat16": (lambda: None, ["--machine.precision", "f32"]),
     "dropout's numbers eight to a draw": (usual_dropout, []),

@@ -42,7 +42,6 @@ from benchmarks.timing import REPEATS, choose, clock, show, spread, table, take_
 from config.cli import parse
 from config.schema import Config
 from model.tokenizer import END, NUM_TOKENS, load_tokenizer
-from trainer.batches import PAD
 from trainer.job import framed_ids, prepare
 from trainer.progress import Progress
 from trainer.train import Trainer
@@ -51,6 +50,7 @@ from utils.run_log import RunLog
 
 OURS = "ours"
 FLOAT32 = ["--machine.precision", "f32"]
+PAD = -100  # a label that does not count
 PLAIN = [*FLOAT32, "--train.ngram_weight", "0", "--train.subword_features", "false"]
 VARIANTS = {
     OURS: [],
@@ -123,11 +123,12 @@ def ours(config: Config, corpus: Corpus) -> Side:
 
     def steps() -> Iterator[int]:
         while True:
-            order = {"seed": config.train.seed, "epoch": trainer.state.epoch}
-            unseen = job.train.unk_replacements(job.unk_ids, rate=config.train.unk_replacement, **order)
-            for rows in job.train.epoch(config.train.batch_size, **order):
+            recipe = config.train
+            number, rate = trainer.state.epoch, recipe.unk_replacement
+            epoch = job.train.epoch(recipe.batch_size, seed=recipe.seed, number=number, unk_rate=rate)
+            for examples in epoch.steps:
                 before = trainer.state.tokens
-                trainer.update(rows, unseen)
+                trainer.step(epoch, examples)
                 yield trainer.state.tokens - before
             trainer.state.epoch += 1
 

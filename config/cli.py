@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from config.console import prepare_streams
-from config.schema import RENAMED, SECTIONS, Config, UserError
+from config.schema import REMOVED, RENAMED, SECTIONS, Config, UserError
 from config.values import WrongType, from_node, from_text, in_words, read_config
 
 CONFIG_FILE = Path(__file__).with_name("config.yaml")
@@ -247,6 +247,8 @@ def unknown(key: str) -> str:
     section = key.partition(".")[0]
     if key in RENAMED:
         return f"{key} is now called {section}.{RENAMED[key]}"
+    if key in REMOVED:
+        return f"{key} was removed, leave it out: {REMOVED[key]}"
     near = difflib.get_close_matches(key, settings(), n=1)
     return f"unknown setting {key}" + (f": did you mean {near[0]}?" if near else ": see --help for the settings")
 

@@ -10,15 +10,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
-
-import yaml
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from config.schema import UserError
 
+if TYPE_CHECKING:
+    import yaml
+
 BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
 NULL_TAG = "tag:yaml.org,2002:null"
 
 # An item of a list: in double quotes, in single quotes, or as it stands up to the next comma.
@@ -99,12 +99,14 @@ def simple(kinds: Sequence[Any], text: str) -> Any:
     return text
 
 
-def from_node(kind: Any, node: yaml.Node) -> Any:
+def from_node(kind: Any, node: "yaml.Node") -> Any:
     """The value that a config file gives to a setting.
 
     Raises:
         WrongType: it is no value of this type.
     """
+    import yaml
+
     kinds = kinds_of(kind)
     if isinstance(node, yaml.SequenceNode):
         lists = [one for one in kinds if get_origin(one) is list]
@@ -124,15 +126,17 @@ def from_node(kind: Any, node: yaml.Node) -> Any:
     return from_text(kind, node.value)
 
 
-def read_config(path: Path) -> dict[str, yaml.Node]:
+def read_config(path: Path) -> "dict[str, yaml.Node]":
     """The settings of a YAML file by dotted name, as nodes that still have their text. It is read as UTF-8, always.
 
     Raises:
         UserError: it cannot be read, is no YAML, or holds no settings; names the file.
     """
+    import yaml  # here, so that --help needs no package
+
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        root = yaml.compose(text, Loader=LOADER)
+        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}: check --config") from None
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
-"""What the runs of a distillation share: each makes a checkpoint, once.
+"""The training runs of a distillation: each makes one checkpoint, once.
 
-What is finished is kept and used again if it was made with the same settings from the same tweets, so an interrupted
-run goes on where it stopped, at whatever run.
+A finished checkpoint is used again if it was made with the same settings from the same tweets. So an interrupted
+`distill` goes on with the run that it stopped in.
 """
 
 import json
@@ -19,19 +19,24 @@ from model.device import choose_device
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset
-from trainer.job import Job, prepare, say, so_far
+from trainer.job import Lesson, prepare, say, so_far
 from trainer.train import Interrupted, Trainer
 from utils.files import atomic_write
 from utils.preprocess import Corpus
 from utils.run_log import RunLog
 
-GOES_ON = "all is saved: the same `python main.py distill` goes on from here"
-FREE = ("resume", "sample_every", "save_minutes", "accumulate")  # settings of `train` that do not change what is learnt
+INTERRUPTED = "all is saved: the same `python main.py distill` goes on from here"
+IRRELEVANT = ("resume", "sample_every", "save_minutes", "accumulate")  # of `train`: they do not change what is learnt
 
 
 @dataclass(frozen=True)
 class DistillContext:
-    """What all runs share; `made` are the checkpoints made or found since the command began."""
+    """What all runs share.
+
+    Attributes:
+        vocabulary: of the student, and of every member of the ensemble.
+        made: checkpoints made or found since the command began. A message about one is printed once.
+    """
 
     config: Config
     corpus: Corpus
@@ -40,29 +45,27 @@ class DistillContext:
     device: torch.device
     made: set[Path] = field(default_factory=set)
 
-    def rows(self, side: str) -> TweetDataset:
-        """The tweets of one side, encoded as the student reads them."""
+    def dataset(self, side: str) -> TweetDataset:
+        """The tweets of one side ("train" or "val"), encoded for the student."""
         tweets = self.corpus.train if side == "train" else self.corpus.val
         return TweetDataset.encode(tweets, self.tokenizer, self.vocabulary, self.config.model.block_size)
 
     def fingerprint(self, config: Config, **more: Any) -> str:
-        """All that a run's result depends on, as one line."""
-        train = {key: value for key, value in asdict(config.train).items() if key not in FREE}
+        """Everything that the result of a run depends on, as one line of JSON."""
+        train = {key: value for key, value in asdict(config.train).items() if key not in IRRELEVANT}
         split = self.corpus.info["split"]["hash"]
         return json.dumps({"model": asdict(config.model), "train": train, "split": split, **more}, sort_keys=True)
 
 
 def set_up(config: Config, corpus: Corpus) -> DistillContext:
-    """Tokenizer, and one vocabulary for all.
+    """The tokenizer, and the vocabulary of the training tweets.
 
     Raises:
-        UserError: there are too few tweets to measure on, or to divide among the members.
+        UserError: there are fewer than two validation tweets.
     """
     if len(corpus.val) < 2:
-        raise UserError(f"the validation set holds {len(corpus.val)} tweet(s), which tells nothing: preprocess again")
-    if config.distill.members > len(corpus.train):
         raise UserError(
-            f"distill.members is {config.distill.members}: there are only {len(corpus.train)} training tweets to divide"
+            f"the validation set holds {len(corpus.val)} tweet(s), too few to measure anything: preprocess again"
         )
     tokenizer = load_tokenizer(config.model.tokenizer)
     texts = [tweet.text for tweet in corpus.train]
@@ -71,39 +74,39 @@ def set_up(config: Config, corpus: Corpus) -> DistillContext:
 
 
 def load_if_fresh(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """What the checkpoint at `path` holds, if there is one and it was made so."""
+    """The checkpoint at `path`, if there is one and it has this fingerprint."""
     content = load_checkpoint(path) if path.is_file() else {}
     return content if content.get("info", {}).get("fingerprint") == fingerprint else None
 
 
-def made_by_train(context: DistillContext) -> int | None:
-    """The steps of the run that `train` left, if it is finished and was made with these settings from these tweets.
+def steps_by_train(context: DistillContext) -> int | None:
+    """Steps of the run that `train` left, if it is finished and was made with these settings from these tweets.
 
-    A run that went on at another learning rate (train.resume) is nobody's settings: it is not used.
+    A run that was resumed with another learning rate matches no settings, so it is not used.
     """
     best, last = context.config.paths.checkpoints / "best_model.pth", context.config.paths.last_model
     if not (best.is_file() and last.is_file()):
         return None
-    run, bundle = load_checkpoint(last), load_bundle(best, context.device)
-    state, split = run.get("state", {}), context.corpus.info["split"]["hash"]
+    content, bundle = load_checkpoint(last), load_bundle(best, context.device)
+    state, split = content.get("state", {}), context.corpus.info["split"]["hash"]
     ended = state.get("stopped_early") or state.get("epoch") == context.config.train.epochs
-    belongs = state.get("best_epoch") == bundle.info.get("epoch")
-    same = bundle.info.get("split_hash") == run.get("split_hash") == split and not state.get("rate_changed")
-    if not (ended and belongs and same):
+    same_run = state.get("best_epoch") == bundle.info.get("epoch")
+    same_split = bundle.info.get("split_hash") == content.get("split_hash") == split
+    if not (ended and same_run and same_split) or state.get("rate_changed"):
         return None
-    found = {context.fingerprint(config) for config in (bundle.config, config_from_dict(run["config"], last))}
+    found = {context.fingerprint(config) for config in (bundle.config, config_from_dict(content["config"], last))}
     return int(state["step"]) if found == {context.fingerprint(context.config)} else None
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A model to be made.
+    """The plan of one training run.
 
     Attributes:
-        config, corpus: of this model. Its vocabulary is that of the context, or GPT-2's whole one if it asks for it.
-        path: where it goes.
-        log: where its measurements go.
-        fingerprint: what it depends on, see `DistillContext.fingerprint`.
+        config, corpus: of this model. It gets the context's vocabulary, or GPT-2's whole one if `config` asks for it.
+        path: the checkpoint it makes.
+        log: the file of its measurements.
+        fingerprint: what its result depends on; see `DistillContext.fingerprint`.
     """
 
     config: Config
@@ -113,51 +116,59 @@ class TrainingRun:
     fingerprint: str
 
 
-def steps_made(context: DistillContext, run: TrainingRun) -> int | None:
-    """The steps that the run's model was trained, if it is there and was made so; this is told once."""
-    found = load_if_fresh(run.path, run.fingerprint)
-    if found and run.path not in context.made:
-        say(f"Using {run.path} again: it was made with these settings from these tweets")
-        context.made.add(run.path)
+def steps_if_made(context: DistillContext, planned: TrainingRun) -> int | None:
+    """The steps that the model was trained, if its checkpoint is there and fresh. Says once that it is used again."""
+    found = load_if_fresh(planned.path, planned.fingerprint)
+    if found and planned.path not in context.made:
+        say(f"Using {planned.path} again: it was made with these settings from these tweets")
+        context.made.add(planned.path)
     return int(found["info"]["steps"]) if found else None
 
 
-def train_once(context: DistillContext, run: TrainingRun, adapt: Callable[[Job], None] | None = None) -> int:
-    """Make the run's model unless it is there, or go on with an interrupted run; returns the steps trained.
+def train_once(
+    context: DistillContext, planned: TrainingRun, lesson: Callable[[TweetDataset], Lesson] | None = None
+) -> int:
+    """Make the model unless it is there, or finish an interrupted run; returns the steps it was trained.
 
     Args:
-        adapt: changes the usual Job: what is read, what is minimised.
+        lesson: see trainer.job.prepare; None: the tweets, with the loss of the settings.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM arrived; the run is saved.
     """
-    if (steps := steps_made(context, run)) is not None:
+    if (steps := steps_if_made(context, planned)) is not None:
         return steps
-    path, fingerprint = run.path, run.fingerprint
-    folder = path.with_suffix(".training")
-    mark, last = folder / "fingerprint.json", folder / "last_model.pth"
-    resume = last.is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-        with atomic_write(mark) as temporary:
-            temporary.write_text(fingerprint, encoding="utf-8")
+    folder = planned.path.with_suffix(".training")
+    last = folder / "last_model.pth"
+    resume = can_resume(folder, planned.fingerprint)
     state = load_checkpoint(last)["state"] if resume else None
-    records = RunLog(run.log, keep=so_far(state) if state else None)
-    config = replace(run.config, train=replace(run.config.train, resume=resume))
+    records = RunLog(planned.log, keep=so_far(state) if state else None)
+    config = replace(planned.config, train=replace(planned.config.train, resume=resume, sample_every=0))
     vocabulary = None if config.model.vocabulary == "full" else context.vocabulary
-    job = prepare(config, run.corpus, vocabulary=vocabulary, folder=folder, log=records)
-    if adapt:
-        adapt(job)
+    job = prepare(config, planned.corpus, vocabulary=vocabulary, folder=folder, log=records, lesson=lesson)
     trainer = Trainer(job)
     if resume:
         trainer.resume()
-    say(
-        f"Training {path} on {len(job.train.num_bytes):,} tweets" + (f", from step {state['step']} on" if state else "")
-    )
+    since = f", from step {state['step']} on" if state else ""
+    say(f"Training {planned.path} on {len(job.train.num_bytes):,} tweets{since}")
     try:
         trainer.fit()
     except Interrupted:
-        raise Interrupted(GOES_ON) from None
+        raise Interrupted(INTERRUPTED) from None
     content = load_checkpoint(folder / "best_model.pth")
-    content["info"] |= {"fingerprint": fingerprint, "steps": trainer.state.step}
-    save_checkpoint(path, content)
+    content["info"] |= {"fingerprint": planned.fingerprint, "steps": trainer.state.step}
+    save_checkpoint(planned.path, content)
     shutil.rmtree(folder)
-    context.made.add(path)
+    context.made.add(planned.path)
     return trainer.state.step
+
+
+def can_resume(folder: Path, fingerprint: str) -> bool:
+    """Whether `folder` holds an interrupted run with this fingerprint. If not, the folder is emptied for a new run."""
+    mark = folder / "fingerprint.json"
+    if (folder / "last_model.pth").is_file() and mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint:
+        return True
+    shutil.rmtree(folder, ignore_errors=True)
+    with atomic_write(mark) as temporary:
+        temporary.write_text(fingerprint, encoding="utf-8")
+    return False

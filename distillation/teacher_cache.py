@@ -1,10 +1,10 @@
-"""What teachers expect of a text, kept small.
+"""The teachers' probabilities at every position of a dataset, kept in little memory.
 
-A teacher's probabilities at 200,000 places over 8,000 tokens are 6 GB. But they follow from little: each model's last
-hidden state before its head, and for the n-gram the two tokens before. That is what is kept, and it is exact.
+Probabilities at 200,000 positions over 8,000 tokens would take 6 GB. They can be computed from far less: from each
+model's hidden state before its head, and from the last two tokens for the n-gram. That is what is kept. Nothing is
+rounded.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,80 +12,76 @@ from torch import Tensor
 
 from model.ensemble import Ensemble
 from model.soft_targets import SoftTargets, dense
-from trainer.batches import PAD, TweetDataset
+from trainer.batches import TweetDataset
 
-AT_ONCE = 64  # examples read together
+BATCH_SIZE = 64  # examples that the ensemble reads at once
 
 
 @dataclass(frozen=True)
-class CachedStates:
-    """What one ensemble has to say: at the places (n,) whose memory (n, K) is kept."""
+class HiddenStates:
+    """The hidden states of an ensemble at some predictions of a dataset.
+
+    Attributes:
+        ensemble: whose hidden states they are.
+        positions: (n,) which of the dataset's predictions, counted tweet by tweet.
+        hidden: (n, K) what `ensemble.trunk` gave there.
+    """
 
     ensemble: Ensemble
-    places: Tensor
-    memory: Tensor
+    positions: Tensor
+    hidden: Tensor
 
 
 @torch.no_grad()
-def cache_hidden_states(ensemble: Ensemble, rows: TweetDataset, chosen: Tensor | None = None) -> CachedStates:
-    """Let a ensemble read these rows (n,) of a text (None: all) and keep what it knows at each prediction of them."""
-    chosen = torch.arange(len(rows.starts)) if chosen is None else chosen
-    places, memory = [torch.zeros(0, dtype=torch.long)], []
+def cache_hidden_states(ensemble: Ensemble, dataset: TweetDataset, examples: Tensor | None = None) -> HiddenStates:
+    """The ensemble's hidden states at each prediction of these examples (n,) of the dataset; None: of all of them."""
+    examples = torch.arange(len(dataset.starts)) if examples is None else examples
+    positions, hidden = [torch.zeros(0, dtype=torch.long)], []
     device = ensemble.wte.weight.device
-    for some in chosen[rows.lengths[chosen].argsort(stable=True)].split(AT_ONCE):
-        batch = rows.batch(some)
-        real = batch.targets != PAD
-        places.append(batch.index[real])
-        memory.append(ensemble.trunk(batch.inputs.to(device))[real.to(device)])
-    return CachedStates(ensemble, torch.cat(places), torch.cat(memory) if memory else torch.zeros(0, 0))
+    for chosen in examples[dataset.lengths[examples].argsort(stable=True)].split(BATCH_SIZE):
+        batch = dataset.batch(chosen, device)
+        positions.append(batch.index.cpu())
+        hidden.append(batch.real(ensemble.trunk(batch.ids)))
+    return HiddenStates(ensemble, torch.cat(positions), torch.cat(hidden) if hidden else torch.zeros(0, 0))
 
 
 class TeacherCache:
-    """What teachers expect at N places, found once, made into probabilities when they are asked for.
+    """What the teachers predict at `size` predictions of a dataset: an ensemble at some of them, an n-gram elsewhere.
 
     Args:
-        parts: who speaks where; at most one at each place.
-        places: N.
-        ngram: an n-gram's own answers at the first places, each with its tweet left out; None: there are none.
-        ngram_share: its share there; the rest is what `parts` say, if anybody does.
+        states: the ensemble's; None: there are only n-gram targets.
+        size: predictions in the dataset.
+        left_out: the n-gram's targets for the first predictions, each tweet left out of its counts; None: none.
         dtype: in which the heads multiply.
     """
 
     def __init__(
         self,
-        parts: Sequence[CachedStates],
+        states: HiddenStates | None,
         *,
-        places: int,
-        ngram: SoftTargets | None = None,
-        ngram_share: float = 0.0,
+        size: int,
+        left_out: SoftTargets | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.parts, self.ngram, self.ngram_share, self.dtype = parts, ngram, ngram_share, dtype
-        self.speaker = torch.full((places,), -1)
-        self.slot = torch.zeros(places, dtype=torch.long)
-        for number, part in enumerate(parts):
-            assert bool((self.speaker[part.places] < 0).all()), "two ensembles speak at one place"
-            self.speaker[part.places] = number
-            self.slot[part.places] = torch.arange(len(part.places))
+        assert states or left_out, "a cache of teachers needs an ensemble or an n-gram"
+        self.states, self.left_out, self.dtype = states, left_out, dtype
+        self.vocab_size = states.ensemble.vocabulary.vocab_size if states else len(left_out.base)  # type: ignore[union-attr]
+        self.slot = torch.full((size,), -1)  # where in `states` each prediction stands; -1: the n-gram has it
+        if states:
+            self.slot[states.positions] = torch.arange(len(states.positions))
 
     def __len__(self) -> int:
-        return len(self.speaker)
+        return len(self.slot)
 
     @torch.no_grad()
     def at(self, index: Tensor) -> Tensor:
-        """Probabilities (n, V) at the places `index` (n,), on its device."""
-        here = index.cpu()
-        base = self.ngram.base if self.ngram else None
-        vocab_size = self.parts[0].ensemble.vocabulary.vocab_size if self.parts else len(base)  # type: ignore[arg-type]
-        found = torch.zeros(len(here), vocab_size)
-        for number, part in enumerate(self.parts):
-            mine = self.speaker[here] == number
-            if bool(mine.any()):
-                with torch.autocast(index.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    found[mine] = part.ensemble.expect(part.memory[self.slot[here[mine]]]).cpu()
-        if self.ngram is not None:
-            real = here < len(self.ngram)
-            alone = self.speaker[here[real]] < 0
-            share = torch.where(alone, 1.0, self.ngram_share)[:, None]
-            found[real] = (1.0 - share) * found[real] + share * dense(self.ngram, here[real])
-        return found.to(index.device)
+        """Probabilities (n, V) at the predictions `index` (n,), on its device."""
+        index_cpu = index.cpu()
+        slot = self.slot[index_cpu]
+        probs, by_ensemble = torch.zeros(len(slot), self.vocab_size), slot >= 0
+        if self.states and bool(by_ensemble.any()):
+            with torch.autocast(index.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                probs[by_ensemble] = self.states.ensemble.probs(self.states.hidden[slot[by_ensemble]]).cpu()
+        if self.left_out and not bool(by_ensemble.all()):
+            probs[~by_ensemble] = dense(self.left_out, index_cpu[~by_ensemble])
+        return probs.to(index.device)

@@ -20,7 +20,7 @@ from config.cli import parse
 from config.schema import Config, UserError
 from docs.comparison import HERE, RESULT
 from inspection.attention import attention_weights, read
-from inspection.page import attention_page, label
+from inspection.page import attention_page, token_label
 from model.checkpoint import Bundle, load_bundle
 from model.device import choose_device
 from model.tokenizer import END
@@ -56,7 +56,7 @@ def logits_of(bundle: Bundle, ids: list[int]) -> Tensor:
 def tokens(bundle: Bundle) -> "Figure":
     """A tweet cut into tokens, with their numbers."""
     ids = [END, *bundle.tokenizer.encode(TWEET), END]
-    names = [label(bundle.tokenizer, index) for index in ids]
+    names = [token_label(bundle.tokenizer, index) for index in ids]
     widths = [max(len(name), len(str(index))) + 1.5 for name, index in zip(names, ids, strict=True)]
     figure = new_figure(0.105 * sum(widths), 1.2)
     axes = figure.subplots()
@@ -92,7 +92,7 @@ def head(bundle: Bundle) -> "Figure":
     weights = attention_weights(bundle.model, bundle.vocabulary.from_gpt2(ids).to(bundle.model.wte.weight.device)).cpu()
     back = weights.tril(-1)[..., 2:, 1:].amax(-1).mean(-1)  # (L, H); neither itself nor the first mark counts
     layer, chosen = divmod(int(back.argmax()), weights.shape[1])
-    names = [label(bundle.tokenizer, index) for index in ids]
+    names = [token_label(bundle.tokenizer, index) for index in ids]
     figure = new_figure(6.4, 5.4)
     axes = figure.subplots()
     image = axes.imshow(weights[layer, chosen].numpy(), cmap="Blues", vmin=0, vmax=1)
@@ -153,7 +153,7 @@ def temperature(bundle: Bundle) -> "Figure":
         spots = [spot + (place - 1) * 0.27 for spot in range(10)]
         name = f"temperature {value} (these ten: {sum(chances):.0%})"
         axes.bar(spots, chances, width=0.25, color=colour, label=name)
-    names = [label(bundle.tokenizer, index) for index in bundle.vocabulary.to_gpt2(rows)]
+    names = [token_label(bundle.tokenizer, index) for index in bundle.vocabulary.to_gpt2(rows)]
     axes.set_xticks(range(10), names, family="monospace", parse_math=False)
     axes.set(title=f"What follows “{OPENING}”?", ylabel="probability")
     axes.legend(frameon=False)
@@ -169,7 +169,7 @@ def ending(bundle: Bundle) -> "Figure":
     axes.bar(range(len(ids)), chances, color=[GREY] * (len(ids) - 1) + [ORANGE])
     for place, chance in enumerate(chances):
         axes.text(place, chance, f"{chance:.0%}" if chance >= 0.005 else "", ha="center", va="bottom", fontsize=8)
-    names = [label(bundle.tokenizer, index) for index in ids]
+    names = [token_label(bundle.tokenizer, index) for index in ids]
     axes.set_xticks(range(len(ids)), names, rotation=45, family="monospace", parse_math=False)
     axes.set(title="Would the tweet end here?", ylabel="probability of ⟨end⟩")
     return figure

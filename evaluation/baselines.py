@@ -1,4 +1,4 @@
-"""What a model must beat: n-gram models and plain compressors, on the same split, in the same bits per byte."""
+"""The baselines: n-gram models and general compressors, on the same split, in the same unit (bits per byte)."""
 
 import bz2
 import lzma
@@ -7,14 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from model.ngram import NGram, choose_order
+from model.ngram import Floats, NGram, choose_order
 from model.tokenizer import Tokenizer
 from trainer.batches import framed
 from utils.preprocess import Tweet
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Baselines:
     Attributes:
         bits_per_byte: of unigram, bigram, ngram, xz and bzip2.
         order: of the n-gram model, chosen on training tweets.
-        nats: (n,) what each validation tweet costs the n-gram model; for paired comparison.
+        nats: (n,) cost of each validation tweet under the n-gram model, for paired comparisons.
         num_bytes: (n,) UTF-8 bytes of each validation tweet, and one more for its end.
     """
 
@@ -50,18 +47,18 @@ def measure_baselines(train: Sequence[Tweet], val: Sequence[Tweet], tokenizer: T
 
 
 def frame_all(tweets: Sequence[Tweet], tokenizer: Tokenizer) -> list[list[int]]:
-    """GPT-2 ids of each tweet, between end marks as the model reads them."""
+    """GPT-2 ids of each tweet, with its end marks."""
     ids = tokenizer.encode_batch([tweet.text for tweet in tweets])
     return [framed(body, finished=tweet.finished) for body, tweet in zip(ids, tweets, strict=True)]
 
 
 def marginal_bits(train: Sequence[Tweet], val: Sequence[Tweet], compress: Callable[[bytes], bytes]) -> int:
-    """Bits that the validation tweets, one a line, add to the compressed training tweets."""
+    """Bits that the validation tweets add to the compressed training tweets, each tweet on a line of its own."""
     before, after = ("".join(f"{tweet.text}\n" for tweet in tweets).encode() for tweets in (train, val))
     return 8 * (len(compress(before + after)) - len(compress(before)))
 
 
 def xz(data: bytes) -> bytes:
-    """Compressed as `xz -9e --lzma2=preset=9e,lc=4,pb=0` does: the setting for text."""
+    """`data` compressed as by `xz --lzma2=preset=9e,lc=4,pb=0`, the settings for text."""
     options = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "lp": 0, "pb": 0}
     return lzma.compress(data, filters=[options])

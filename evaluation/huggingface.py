@@ -1,9 +1,8 @@
-"""Any Hugging Face causal language model, judged on the same tweets as ours, with its own tokenizer.
+"""A causal language model of Hugging Face, which scores and writes tweets with its own tokenizer.
 
 Each tweet is scored on its own, as [start] tokens [end]. The end is the tokenizer's end-of-text token; the start is its
-beginning-of-text token, or the end-of-text token where it has none. A tokenizer without an end-of-text token gets a
-newline in its place: that is how text files with one tweet a line teach such models. Bits per byte then compares models
-whatever their tokens are.
+beginning-of-text token, or the end-of-text token if it has none. If there is no end-of-text token, a newline stands for
+it, because many models are trained on files with one text a line. Bits per byte compares models with any tokens.
 """
 
 import math
@@ -21,8 +20,8 @@ from config.schema import GenerateConfig, UserError
 from trainer.score import Scores
 from utils.preprocess import Tweet
 
-AT_ONCE = 1024  # tokens scored together: with 50,257 logits each that is 200 MB
-WIDTH = 50  # texts written side by side
+TOKENS_AT_ONCE = 1024  # that are scored together: with 50,257 logits each that is 200 MB
+TEXTS_AT_ONCE = 50  # that are written together
 
 
 class HuggingFace:
@@ -37,18 +36,18 @@ class HuggingFace:
     """
 
     kind = "hugging_face"
-    split_hash: str | None = None  # nothing tells which tweets it was trained on
+    split_hash: str | None = None  # it is unknown which tweets it was trained on
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
-        self.model, self.tokenizer = load(name)
+        self.model, self.tokenizer = load_hugging_face(name)
         self.model.to(device).eval()
-        self.notes: list[str] = ["its training data are unknown: nothing tells whether it has seen these tweets"]
+        self.notes: list[str] = ["its training data are unknown, so it may have seen these tweets"]
         self.start, self.end = self.marks()
-        shown = self.model.get_input_embeddings().num_embeddings
-        if len(self.tokenizer) > shown:
+        known = self.model.get_input_embeddings().num_embeddings
+        if len(self.tokenizer) > known:
             raise UserError(
-                f"{name}: the tokenizer has {len(self.tokenizer):,} tokens, the model only {shown:,}: "
+                f"{name}: the tokenizer has {len(self.tokenizer):,} tokens, the model only {known:,}: "
                 "they do not belong together"
             )
         self.context = int(getattr(self.model.config, "max_position_embeddings", None) or 1024)
@@ -64,20 +63,20 @@ class HuggingFace:
         return int(self.model.config.get_text_config().vocab_size)
 
     def marks(self) -> tuple[int, int]:
-        """Ids of what stands before and after each tweet; notes what had to stand in."""
+        """Ids of the start and the end of each tweet. If the tokenizer lacks one, a note says what replaces it."""
         end, start = self.tokenizer.eos_token_id, self.tokenizer.bos_token_id
         if end is None:
             newline = self.tokenizer("\n", add_special_tokens=False)["input_ids"]
             if len(newline) != 1:
                 raise UserError(
                     f"{self.name}: the tokenizer has neither an end-of-text token nor one token for a newline, "
-                    "so it can't say where a tweet ends: set its eos_token"
+                    "so the end of a tweet can't be encoded: set its eos_token"
                 )
             end = newline[0]
             self.notes.append("its tokenizer has no end-of-text token: a newline stands for the end of a tweet")
         if start is None:
             start = end
-            self.notes.append("its tokenizer has no beginning-of-text token: the mark of the end stands there")
+            self.notes.append("its tokenizer has no beginning-of-text token: the end-of-text token replaces it")
         return start, end
 
     def encode(self, tweets: Sequence[Tweet]) -> list[list[int]]:
@@ -89,8 +88,8 @@ class HuggingFace:
             for body, text in zip(bodies, texts, strict=True)
         )
         if changed:
-            note = f"its tokenizer changes {changed} of {len(texts)} tweets, so its bits per byte flatter it"
-            self.notes = [*(known for known in self.notes if "flatter" not in known), note]
+            note = f"its tokenizer changes {changed} of {len(texts)} tweets, so its bits per byte look too good"
+            self.notes = [*(old for old in self.notes if "look too good" not in old), note]
         return [
             [self.start, *body, self.end] if tweet.finished else [self.start, *body]
             for body, tweet in zip(bodies, tweets, strict=True)
@@ -98,9 +97,9 @@ class HuggingFace:
 
     @torch.inference_mode()
     def score(self, tweets: Sequence[Tweet]) -> tuple[Scores, float]:
-        """What each tweet costs, and the mean probability of the end mark where tweets go on.
+        """The scores of these tweets, and the mean probability of the end mark where tweets go on.
 
-        A tweet longer than the context goes on in further pieces, each read from its own beginning.
+        A tweet longer than the context is cut into pieces. Each piece is scored without the ones before it.
         """
         size = len(tweets)
         nats, end_nats = torch.zeros(size, dtype=torch.float64), torch.full((size,), math.nan, dtype=torch.float64)
@@ -122,7 +121,7 @@ class HuggingFace:
         return Scores(nats, tokens, num_bytes, end_nats), float(torch.cat(chances).mean())
 
     def batches(self, framed: list[list[int]]) -> Iterator[list[tuple[int, int, list[int]]]]:
-        """Pieces of like length, at most AT_ONCE tokens together: (which tweet, where in it, ids)."""
+        """Batches of pieces of similar length, TOKENS_AT_ONCE tokens at most: (which tweet, where in it, ids)."""
         pieces = []
         for owner, ids in enumerate(framed):
             for first in range(0, len(ids) - 1, self.context):
@@ -130,7 +129,7 @@ class HuggingFace:
         pieces.sort(key=lambda piece: len(piece[2]))
         batch: list[tuple[int, int, list[int]]] = []
         for piece in pieces:
-            if batch and (len(batch) + 1) * len(piece[2]) > AT_ONCE:
+            if batch and (len(batch) + 1) * len(piece[2]) > TOKENS_AT_ONCE:
                 yield batch
                 batch = []
             batch.append(piece)
@@ -138,7 +137,7 @@ class HuggingFace:
             yield batch
 
     def log_probs(self, batch: list[list[int]]) -> list[Tensor]:
-        """Log probabilities (len(ids) - 1, V) of each token but the first, on the CPU; padding stands behind."""
+        """Log probabilities (len(ids) - 1, V) of what follows each token but the last, for each text, on the CPU."""
         longest = max(map(len, batch)) - 1
         inputs = torch.tensor([ids[:-1] + [self.end] * (longest + 1 - len(ids)) for ids in batch])
         real = torch.tensor([[1] * (len(ids) - 1) + [0] * (longest + 1 - len(ids)) for ids in batch])
@@ -147,15 +146,15 @@ class HuggingFace:
 
     @torch.inference_mode()
     def write(self, number: int, settings: GenerateConfig) -> list[tuple[str, bool]]:
-        """`number` tweets from nothing: their texts, and whether each ended by itself."""
+        """`number` tweets without a prompt: their texts, and whether each ended by itself."""
         drawing = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
         if settings.temperature == 0:
             drawing = {}
         written: list[tuple[str, bool]] = []
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(settings.seed)
-            for first in range(0, number, WIDTH):
-                start = torch.full((min(WIDTH, number - first), 1), self.start, device=self.device)
+            for first in range(0, number, TEXTS_AT_ONCE):
+                start = torch.full((min(TEXTS_AT_ONCE, number - first), 1), self.start, device=self.device)
                 ids = self.model.generate(
                     start,
                     attention_mask=torch.ones_like(start),
@@ -178,52 +177,56 @@ class HuggingFace:
         return text.strip().replace("\n", " "), ended
 
 
-def load(name: str) -> tuple[Any, Any]:
-    """Model and tokenizer, from a folder or the hub; no code that comes with them is run."""
+def load_hugging_face(name: str) -> tuple[Any, Any]:
+    """Model (float32, on the CPU) and tokenizer, from a folder or the hub; no code that comes with them is run.
+
+    Raises:
+        UserError: there is no such model, it is not a causal language model, or it has no tokenizer.
+    """
     try:
         import transformers
     except ImportError:
-        raise UserError(f"judging {name} needs transformers: pip install -r requirements-full.txt") from None
+        raise UserError(f"{name} needs transformers: pip install -r requirements-full.txt") from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"{name} is no model folder of Hugging Face: it has no config.json")
-    cached = not folder.is_dir() and not reachable()  # without network, what was downloaded before will do
+    cached = not folder.is_dir() and not hub_answers()  # without network only what was downloaded before can be used
     try:
         if not folder.is_dir():
             transformers.AutoConfig.from_pretrained(name, local_files_only=cached)
-    except Exception as error:  # one class of error for each way a folder or a name can be wrong; all mean the same
-        why = "the hub can't be reached, and it was not downloaded before" if cached else reason(error)
-        raise UserError(f"{name}: neither a file or folder here, nor to be had from the hub ({why})") from None
+    except Exception as error:  # there is a class for each way in which a name can be wrong
+        why = "the hub can't be reached, and it was not downloaded before" if cached else first_line(error)
+        raise UserError(f"{name}: neither a file or folder here, nor a model on the hub ({why})") from None
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=cached)
         spells = bool(tokenizer("a", add_special_tokens=False)["input_ids"])
     except Exception as error:
-        raise UserError(f"{name}: no tokenizer can be loaded ({reason(error)})") from None
+        raise UserError(f"{name}: no tokenizer can be loaded ({first_line(error)})") from None
     if not spells:  # transformers makes an empty tokenizer of a folder that has none
         raise UserError(f"{name} has no tokenizer: put the one it was trained with beside it (tokenizer.json)")
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, local_files_only=cached)
     except Exception as error:
-        raise UserError(f"{name}: no causal language model can be loaded ({reason(error)})") from None
+        raise UserError(f"{name}: no causal language model can be loaded ({first_line(error)})") from None
     return model, tokenizer
 
 
-def reachable() -> bool:
-    """Whether Hugging Face's hub answers; asked first, because its client tries for a minute."""
+def hub_answers() -> bool:
+    """Whether Hugging Face's hub can be reached. Its own client would try for a minute."""
     from huggingface_hub.constants import ENDPOINT
 
     try:
         with urlopen(ENDPOINT, timeout=4):
             return True
     except HTTPError:
-        return True  # an answer, if an unfriendly one
+        return True  # an error status is an answer too
     except OSError:
         return False
 
 
-def reason(error: BaseException) -> str:
-    """The first line of an error, not too long."""
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, 200 characters at most."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

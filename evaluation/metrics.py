@@ -1,7 +1,7 @@
-"""What written tweets are like beside real ones: do they end, are they copied, do they vary, can they be told apart.
+"""Measures of samples, the tweets that a model wrote: do they end, are they copied, do they vary, do they look real?
 
-Every measure takes written and real tweets alike, so that each figure has a human one to stand beside. Tweets are
-compared as people see them: as text, and as GPT-2's tokens of that text, whatever model wrote them.
+Every measure applies to samples and to real tweets, so each figure has one of real tweets beside it. Tweets are
+compared as text, and as GPT-2's tokens of that text, whatever model wrote them.
 """
 
 import math
@@ -14,16 +14,15 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from generate.copies import CopyCheck, normalise
+from model.ngram import Floats
 from model.tokenizer import Tokenizer
 
-Floats = NDArray[np.float64]
 T = TypeVar("T")
 
 RESAMPLES = 10_000  # of a bootstrap: the ends of a 95% interval are then good to about 1% of its width
-AT_ONCE = 2_000_000  # places drawn together, to bound the memory
+DRAWS_AT_ONCE = 2_000_000  # random numbers drawn together, to bound the memory
 FEATURES = 2**15  # buckets of the classifier's n-grams
 PER_SIDE = 500  # tweets of each kind that the classifier sees: its time grows with their cube
 FOLDS = 5
@@ -32,12 +31,11 @@ SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]}*]*$")
 
 @dataclass(frozen=True)
 class Written:
-    """A tweet, real or made up.
+    """A tweet, real or written by a model.
 
     Attributes:
-        text: as people see it.
         ids: GPT-2's tokens of the text.
-        ended: it is whole; False if it was cut, by the API or by a length limit.
+        ended: False if it was cut, by the API or by a length limit.
     """
 
     text: str
@@ -46,16 +44,20 @@ class Written:
 
 
 def as_written(texts: Sequence[str], ended: Sequence[bool], tokenizer: Tokenizer) -> list[Written]:
-    """Texts with their tokens."""
+    """Texts with their tokens; `ended` says of each whether it is whole."""
     ids = tokenizer.encode_batch(list(texts))
     return [Written(text, tweet, end) for text, tweet, end in zip(texts, ids, ended, strict=True)]
 
 
 def resampled_ratios(top: Floats, bottom: Floats, *, seed: int) -> Floats:
-    """sum(top) / sum(bottom) over tweets drawn anew with replacement, RESAMPLES times. Source: Efron 1979."""
+    """sum(top) / sum(bottom) of a bootstrap over tweets, (RESAMPLES,). Source: Efron 1979.
+
+    Args:
+        top, bottom: (n,) numerator and denominator of each tweet.
+    """
     random, size = np.random.default_rng(seed), len(top)
     ratios = np.empty(RESAMPLES)
-    step = max(1, AT_ONCE // size)
+    step = max(1, DRAWS_AT_ONCE // size)
     for first in range(0, RESAMPLES, step):
         chosen = random.integers(0, size, (min(step, RESAMPLES - first), size))
         ratios[first : first + step] = top[chosen].sum(1) / bottom[chosen].sum(1)
@@ -63,16 +65,16 @@ def resampled_ratios(top: Floats, bottom: Floats, *, seed: int) -> Floats:
 
 
 def interval(ratios: Floats) -> list[float]:
-    """The middle 95% of resampled figures: [low, high]."""
+    """The 95% interval [low, high] of resampled figures (n,)."""
     return [float(end) for end in np.quantile(ratios, (0.025, 0.975))]
 
 
 def paired_difference(nats: Floats, other_nats: Floats, num_bytes: Floats) -> dict[str, Any]:
-    """How many bits per byte the first model costs more than the second on the same tweets, with a 95% interval.
+    """Bits per byte of the first model less those of the second on the same tweets, with a 95% interval.
 
     Args:
         nats: (n,) cost of each tweet under the first model.
-        other_nats: (n,) and under the second.
+        other_nats: (n,) cost of each tweet under the second.
         num_bytes: (n,) of the tweets.
     """
     bits = (nats - other_nats) / math.log(2)
@@ -83,9 +85,9 @@ def paired_difference(nats: Floats, other_nats: Floats, num_bytes: Floats) -> di
 def difference_of_means(
     first: Floats, second: Floats, *, weights: tuple[Floats, Floats] | None = None
 ) -> dict[str, float]:
-    """Mean of `first` less mean of `second`, two different sets of tweets, with a 95% interval over tweets.
+    """Mean of `first` (n,) less mean of `second` (m,), two sets of tweets, with a 95% interval over tweets.
 
-    With `weights` each mean is sum(values) / sum(weights): nats per token from nats and tokens, say.
+    With `weights` each mean is sum(values) / sum(weights): with nats and tokens, for example, it is nats per token.
     """
     bottoms = weights or (np.ones(len(first)), np.ones(len(second)))
     estimate = first.sum() / bottoms[0].sum() - second.sum() / bottoms[1].sum()
@@ -97,8 +99,8 @@ def difference_of_means(
 def survival(tweets: Sequence[Written]) -> tuple[Floats, float]:
     """Share of tweets longer than k tokens, for k = 0, 1, ..., and the length up to which that is known.
 
-    A tweet that was cut says only that it is longer than that, so it counts among those that could have ended up to
-    there and no further. Without cut tweets this is the plain share. Source: Kaplan and Meier 1958.
+    Of a tweet that was cut we know only that it is longer than what is there. It counts among the tweets that could
+    have ended at the lengths up to its own. Without cut tweets this is the plain share. Source: Kaplan and Meier 1958.
     """
     lengths = np.array([len(tweet.ids) for tweet in tweets])
     ended = np.array([tweet.ended for tweet in tweets])
@@ -120,7 +122,7 @@ def length_ks(first: Sequence[Written], second: Sequence[Written]) -> float:
 
 
 def stopping(samples: Sequence[Written], real: Sequence[Written]) -> dict[str, float]:
-    """Do the samples end by themselves, and where real tweets do? Lengths are in tokens, without the end mark."""
+    """How samples end, and their lengths in tokens without the end mark, beside the same of real tweets."""
     return {
         "stop_rate": mean([sample.ended for sample in samples]),
         "mean_length": mean([len(sample.ids) for sample in samples]),
@@ -133,7 +135,7 @@ def stopping(samples: Sequence[Written], real: Sequence[Written]) -> dict[str, f
 
 
 def copying(samples: Sequence[Written], real: Sequence[Written], copies: CopyCheck) -> dict[str, Any]:
-    """How much of the samples stands in the training tweets, beside the same of validation tweets (the human floor)."""
+    """How much of the samples is copied from the training tweets, beside the same of real, unseen tweets."""
     found: dict[str, Any] = {}
     spans = []
     for prefix, tweets in (("", samples), ("real_", real)):
@@ -147,14 +149,14 @@ def copying(samples: Sequence[Written], real: Sequence[Written], copies: CopyChe
 
 
 def repeats_itself(ids: Sequence[Sequence[int]], span: int) -> float:
-    """Share of tweets that hold a span of another tweet of the same list: how often a person says the same again."""
+    """Share of tweets that share a span of so many tokens with another tweet of the list."""
     grams = [{tuple(tweet[i : i + span]) for i in range(len(tweet) - span + 1)} for tweet in ids]
     counts = Counter(gram for tweet in grams for gram in tweet)
     return mean([any(counts[gram] > 1 for gram in tweet) for tweet in grams])
 
 
 def copied_tokens(ids: Sequence[int], copies: CopyCheck) -> list[bool]:
-    """For each token whether it lies in a span that also stands in a training tweet."""
+    """For each token whether it lies in a span that is also in a training tweet."""
     marked = [False] * len(ids)
     for start in range(len(ids) - copies.span + 1):
         if copies.has_span(ids[start : start + copies.span]):
@@ -163,13 +165,13 @@ def copied_tokens(ids: Sequence[int], copies: CopyCheck) -> list[bool]:
 
 
 def distinct(tweets: Sequence[Written], length: int) -> float:
-    """Different n-grams over all n-grams; falls with the amount of text, so compare equal amounts. Li et al. 2016."""
+    """Different n-grams over all n-grams. More text gives less, so compare equal amounts. Source: Li et al. 2016."""
     grams = [tuple(tweet.ids[i : i + length]) for tweet in tweets for i in range(len(tweet.ids) - length + 1)]
     return len(set(grams)) / len(grams) if grams else math.nan
 
 
 def diversity(samples: Sequence[Written], real: Sequence[Written]) -> dict[str, float]:
-    """Do the samples vary as real tweets do? Both sides are cut to equally many tweets where that matters."""
+    """How samples vary, beside the same of equally many real tweets."""
     number = min(len(samples), len(real))
     found = {"unique": len({normalise(sample.text) for sample in samples}) / len(samples) if samples else math.nan}
     for length in (1, 2, 3):
@@ -180,9 +182,9 @@ def diversity(samples: Sequence[Written], real: Sequence[Written]) -> dict[str, 
 
 
 def classifier_auc(real: Sequence[str], samples: Sequence[str]) -> float:
-    """How well a classifier on bags of n-grams tells samples from real tweets it never saw: 0.5 not at all, 1 always.
+    """The AUC of a classifier on bags of n-grams that separates samples from real tweets: 0.5 is guessing, 1 perfect.
 
-    Five folds; each fold's tweets are ranked by a logistic regression fitted on the others. Nan below 10 of a kind.
+    Five-fold cross-validation of a logistic regression. Nan with fewer than 10 tweets of a kind.
     """
     number = min(len(real), len(samples), PER_SIDE)
     if number < 2 * FOLDS:
@@ -200,7 +202,7 @@ def classifier_auc(real: Sequence[str], samples: Sequence[str]) -> float:
 
 
 def ngram_features(texts: Sequence[str]) -> Floats:
-    """Bags of words, pairs of words and runs of 1 to 4 characters, hashed; rarer ones weigh more; rows of length 1."""
+    """TF-IDF features (n, FEATURES) of words, pairs of words and 1 to 4 characters, hashed; each row has norm 1."""
     counts = np.zeros((len(texts), FEATURES), dtype=np.float32)
     for row, text in enumerate(texts):
         words = re.findall(r"\w+|[^\w\s]", text)
@@ -215,8 +217,8 @@ def ngram_features(texts: Sequence[str]) -> Floats:
 def logistic_regression(kernel: Floats, labels: Floats, *, ridge: float = 0.1) -> Floats:
     """Weights (n,) of the training texts, so that kernel @ weights are log odds; by Newton's method.
 
-    It minimises sum(log(1 + exp(-+ log odds))) + ridge / 2 * |w|^2, w being the weights of the features. With fewer
-    texts than features it is cheaper to solve for the texts (Rasmussen and Williams 2006, algorithm 3.1).
+    It minimises sum(log(1 + exp(-+ log odds))) + ridge / 2 * |w|^2, where w are the weights of the features. With
+    fewer texts than features it is cheaper to solve for the texts (Rasmussen and Williams 2006, algorithm 3.1).
 
     Args:
         kernel: (n, n) inner products of the texts' features.
@@ -245,7 +247,7 @@ def auc(positive: Floats, negative: Floats) -> float:
 
 
 def spread(items: Sequence[T], number: int) -> list[T]:
-    """`number` of the items, evenly spaced: tweets lie in the order of time."""
+    """`number` of the items, evenly spaced, because tweets are in the order of time."""
     return [items[place * len(items) // number] for place in range(number)]
 
 

@@ -25,9 +25,9 @@ def model_card(bundle: Bundle, paths: PathsConfig, *, name: str, num_tokens: int
     parts = [
         front_matter(bundle, evaluation, name),
         f"# {name}\n\n{summary(bundle, num_tokens)}",
-        notice(invented=invented),
-        usage(name, bundle.model.config.block_size),
-        "## Data\n\n" + (data_table(data) if data else "The record of its data was not at hand when it was exported."),
+        parody_notice(invented=invented),
+        usage_section(name, bundle.model.config.block_size),
+        "## Data\n\n" + (data_table(data) if data else "The record of its data was not available for this export."),
         "## Recipe\n\n" + recipe(bundle),
         "## Evaluation\n\n" + (evaluation_text(evaluation) if evaluation else training_text(bundle)),
         limits(bundle),
@@ -35,8 +35,8 @@ def model_card(bundle: Bundle, paths: PathsConfig, *, name: str, num_tokens: int
     return "\n\n".join(parts) + "\n"
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, if there is one."""
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -45,14 +45,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_data(bundle: Bundle, paths: PathsConfig) -> dict[str, Any] | None:
-    """processed.json, if it tells of the tweets that this model was trained on."""
-    found = read_json(paths.processed_json)
+    """processed.json, if it describes the tweets that this model was trained on."""
+    found = read_object(paths.processed_json)
     return found if found and found["split"]["hash"] == bundle.info.get("split_hash") else None
 
 
 def read_evaluation(bundle: Bundle, paths: PathsConfig) -> dict[str, Any] | None:
-    """results/evaluation.json, if it judges this very model: the same split, and the same loss on it."""
-    found = read_json(paths.results / "evaluation.json")
+    """results/evaluation.json, if it is of this model: with the same split, and the same validation loss."""
+    found = read_object(paths.results / "evaluation.json")
     if not found or found["split"]["hash"] != bundle.info.get("split_hash"):
         return None
     nats = bundle.info.get("val_nats_per_token", math.nan)
@@ -86,7 +86,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def summary(bundle: Bundle, num_tokens: int) -> str:
-    """What it is, in a few sentences."""
+    """What the model is, in a few sentences."""
     model, start = bundle.model.config, bundle.config.model.init_from
     origin = f"fine-tuned from {Path(start).name}" if start else "trained from scratch"
     text = (
@@ -100,18 +100,18 @@ def summary(bundle: Bundle, num_tokens: int) -> str:
     return text + " The files hold more: tokens that no tweet has shared a few rows in training, and got copies here."
 
 
-def notice(*, invented: bool) -> str:
-    """Whose words these are not."""
+def parody_notice(*, invented: bool) -> str:
+    """A note that the texts are parody, or that the training posts were invented."""
     if invented:
-        return "> It was trained on invented posts, made for demonstration; no person speaks here."
+        return "> It was trained on invented posts, made for demonstration; no real person wrote them."
     return (
         "> **This is an automatic parody.** What it writes was never said or approved by the person whose tweets it "
         "learnt from. Do not pass it off as theirs, and do not act on it."
     )
 
 
-def usage(name: str, context: int) -> str:
-    """How to run it, as the checks in tests/test_export_export.py do."""
+def usage_section(name: str, context: int) -> str:
+    """How to run the model; tests/test_export_export.py runs the same lines."""
     return f'''## How to use it
 
 Every tweet it was trained on began with `{END_TEXT}`, and so must every prompt:
@@ -128,20 +128,20 @@ print(tokenizer.decode(model.generate(**prompt)[0], skip_special_tokens=True))
 `model.generate()` without a prompt writes a tweet from nothing. It ends with `{END_TEXT}`, or at {context} tokens.'''
 
 
-def table(head: tuple[str, str], rows: Table) -> str:
+def markdown_table(head: tuple[str, str], rows: Table) -> str:
     """A Markdown table of two columns, the second one to the right."""
     return "\n".join([f"| {head[0]} | {head[1]} |", "|:-|-:|", *(f"| {left} | {right} |" for left, right in rows)])
 
 
 def data_table(data: dict[str, Any]) -> str:
-    """Where the tweets came from, and how many each rule dropped."""
+    """The source of the tweets, and how many of them each rule dropped."""
     source, split = data["source"], data["split"]
     files = ", ".join(Path(part).name for part in str(source["path"]).split(", "))
     rows = [(f"rows in `{files}`", f"{source['rows']:,}")]
     rows += [(f"dropped by {rule['rule']}", f"{rule['dropped']:,}") for rule in data["rules"] if rule["dropped"]]
     rows += [("trained on", f"{split['train']:,}"), ("held out for validation", f"{split['val']:,}")]
     rows += [("of all these, cut off by the API: no end is learnt there", f"{len(data['unfinished']):,}")]
-    return table(("tweets", "number"), rows) + (
+    return markdown_table(("tweets", "number"), rows) + (
         f"\n\nDuplicates were dropped before the split, and near-duplicates stay on one side of it "
         f"({split['method']} split, seed {split['seed']}, fingerprint `{split['hash']}`)."
     )
@@ -153,11 +153,11 @@ def recipe(bundle: Bundle) -> str:
     rows = [(f"train.{key}", f"{getattr(train, key)}") for key in RECIPE]
     rows += [("model.dropout", f"{model.dropout}"), ("model.vocabulary", model.vocabulary)]
     rows += [("kept epoch", f"{bundle.info.get('epoch', '?')}"), ("updates", f"{bundle.info.get('step', 0):,}")]
-    return table(("setting", "value"), rows) + "\n\nOptimiser: AdamW."
+    return markdown_table(("setting", "value"), rows) + "\n\nOptimiser: AdamW."
 
 
 def evaluation_text(found: dict[str, Any]) -> str:
-    """The figures of `evaluate`, and its verdict."""
+    """The figures and the verdict of `evaluate`."""
     val = found["val"]
     low, high = val["interval"]
     rows = [(f"bits per byte, {val['tweets']:,} held-out tweets", f"**{val['bits_per_byte']:.3f}**")]
@@ -167,11 +167,11 @@ def evaluation_text(found: dict[str, Any]) -> str:
     if found.get("stopping"):
         rows += [("tweets that end by themselves", f"{found['stopping']['stop_rate']:.1%}")]
         rows += [("tweets copied word for word", f"{found['memorisation']['exact_copies']:.1%}")]
-    return table(("measure", "value"), rows) + "\n\n" + "\n".join(f"- {line}" for line in found["verdict"])
+    return markdown_table(("measure", "value"), rows) + "\n\n" + "\n".join(f"- {line}" for line in found["verdict"])
 
 
 def training_text(bundle: Bundle) -> str:
-    """What training itself measured, where nobody ran `evaluate`."""
+    """The figures that training itself measured, for a model that was not evaluated."""
     rows = [
         (label, f"{bundle.info[key]:.3f}")
         for label, key in (
@@ -181,11 +181,11 @@ def training_text(bundle: Bundle) -> str:
         )
         if key in bundle.info
     ]
-    return table(("measure", "value"), rows) + "\n\nMeasured while it trained; it was not evaluated further."
+    return markdown_table(("measure", "value"), rows) + "\n\nMeasured while it trained; it was not evaluated further."
 
 
 def limits(bundle: Bundle) -> str:
-    """What it can't do."""
+    """The limits of the model."""
     scratch = "It learnt English from a few thousand tweets: grammar is shaky, and it knows no facts. "
     tuned = "It knows what its pretraining taught it, mistakes and prejudices included. "
     return (

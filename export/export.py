@@ -1,6 +1,6 @@
-"""`python main.py export`: a trained model in a form that others load with no code of ours.
+"""`python main.py export`: a trained model in a form that other programs load without our code.
 
-A file or folder appears whole or not at all; nothing that is there already is touched.
+A file or folder appears whole or not at all; existing files are never changed.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from config.cli import run_command
 from config.schema import Config, ExportConfig, GenerateConfig, UserError
 from export.card import model_card
 from export.gguf_file import modelfile, write_gguf
-from export.pretrained import KEPT
+from export.pretrained import EXTRA_FILE
 from export.space import write_space
 from export.stock import HEAD, Stock, to_hugging_face, to_stock
 from export.stock_tokenizer import closed_ids, save_tokenizer, tokens_and_merges
@@ -31,17 +31,17 @@ from model.checkpoint import Bundle, load_bundle
 from model.tokenizer import END, NUM_TOKENS
 from utils.files import atomic_write, temporary_beside
 
-USUAL = {"hf": "elon-transformer", "gguf": "elon-transformer.gguf", "space": "elon-transformer-space"}  # names
-OTHER = "give another --export.output, or remove it first"
+DEFAULT_NAMES = {"hf": "elon-transformer", "gguf": "elon-transformer.gguf", "space": "elon-transformer-space"}
+CHOOSE_ANOTHER = "give another --export.output, or remove it first"
 
 
 def export(bundle: Bundle, config: Config) -> list[Path]:
     """Write `bundle` as `config.export` says; returns the files.
 
     Raises:
-        UserError: something is there already, or it can't be written; nothing is left there then.
+        UserError: the output exists already, or can't be written; nothing is left there then.
     """
-    output = target(config)
+    output = output_path(config)
     try:
         return (
             export_space(output, bundle, config)
@@ -63,28 +63,28 @@ def export_stock(output: Path, bundle: Bundle, config: Config) -> list[Path]:
     return write(output, stock, bundle, config)
 
 
-def target(config: Config) -> Path:
+def output_path(config: Config) -> Path:
     """The folder or file to write.
 
     Raises:
-        UserError: there is something already.
+        UserError: it exists already.
     """
-    usual = config.paths.results / USUAL[config.export.to]
+    usual = config.paths.results / DEFAULT_NAMES[config.export.to]
     output = (Path(config.export.output).expanduser() if config.export.output else usual).resolve()
     if config.export.to != "gguf":
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-            raise UserError(f"{output} is there already, and not empty: {OTHER}")
+            raise UserError(f"{output} is there already, and not empty: {CHOOSE_ANOTHER}")
         return output
     if output.is_dir():
         raise UserError(f"{output} is a folder: name the file, {output / 'model.gguf'} say")
     if output.exists():
-        raise UserError(f"{output} is there already: {OTHER}")
+        raise UserError(f"{output} is there already: {CHOOSE_ANOTHER}")
     return output
 
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `output` when the block ends well, and goes when it raises."""
+    """Yield an empty folder that is renamed to `output` when the block ends, and deleted if it raises."""
     temporary = temporary_beside(output)
     temporary.mkdir()
     try:
@@ -106,13 +106,13 @@ def export_hugging_face(output: Path, stock: Stock, bundle: Bundle, config: Conf
     end = stock.ids.tolist().index(END)
     with new_folder(output) as folder:
         save_file(to_hugging_face(stock.tensors), folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "model.safetensors").chmod(0o644)  # the library makes it readable by its owner alone
+        (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable by its owner only
         write_json(folder / "config.json", model_config(stock, end))
         write_json(folder / "generation_config.json", generation_config(config.generate, end, stock.config.block_size))
         save_tokenizer(folder, tokens, merges, context=stock.config.block_size)
         if stock.kept:
             arrays: dict[str, Any] = {name: value.numpy() for name, value in stock.kept.items()}
-            np.savez_compressed(folder / KEPT, **arrays)
+            np.savez_compressed(folder / EXTRA_FILE, **arrays)
         card = model_card(bundle, config.paths, name=output.name, num_tokens=len(tokens))
         (folder / "README.md").write_text(card, encoding="utf-8")
     return sorted(output.iterdir())
@@ -128,17 +128,17 @@ def export_space(output: Path, bundle: Bundle, config: Config) -> list[Path]:
 def export_gguf(output: Path, stock: Stock, bundle: Bundle, config: Config) -> list[Path]:
     """A GGUF file, and a Modelfile beside it.
 
-    The Modelfile takes its place first: alone, it names a model that is not there, so nobody takes it for a whole
-    export; and as it says just what the next export would say, it does not stand in its way.
+    The Modelfile is put there first. If the export is stopped then, the Modelfile names a file that does not exist, so
+    it is not mistaken for a whole export; and as the next export would write the same, it does not prevent that.
 
     Raises:
-        UserError: there is another Modelfile.
+        UserError: there is a different Modelfile already.
     """
     tokens, merges = tokens_and_merges(bundle.tokenizer, stock.ids)
     beside = output.with_name("Modelfile")
     recipe = modelfile(output.name, config.generate, stock.config.block_size).encode()
     if beside.exists() and not (beside.is_file() and beside.read_bytes() == recipe):
-        raise UserError(f"{beside} is there already: {OTHER}")
+        raise UserError(f"{beside} is there already: {CHOOSE_ANOTHER}")
     with atomic_write(output) as temporary:
         write_gguf(temporary, stock, tokens, merges, quantize=config.export.quantize, name=output.stem)
         with atomic_write(beside) as temporary_recipe:
@@ -147,7 +147,7 @@ def export_gguf(output: Path, stock: Stock, bundle: Bundle, config: Config) -> l
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file for people and programs."""
+    """Write a JSON file, indented."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -177,7 +177,7 @@ def model_config(stock: Stock, end: int) -> dict[str, Any]:
 
 
 def generation_config(settings: GenerateConfig, end: int, context: int) -> dict[str, Any]:
-    """generation_config.json: the settings of `generate`, and the end mark that `generate()` stops at."""
+    """generation_config.json: the settings of `generate`, and the end mark at which transformers stops."""
     found: dict[str, Any] = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "max_length": context}
     found["repetition_penalty"] = settings.repetition_penalty
     if settings.temperature == 0:
@@ -186,7 +186,7 @@ def generation_config(settings: GenerateConfig, end: int, context: int) -> dict[
     return {**found, "do_sample": True, **drawing, **({"min_p": settings.min_p} if settings.min_p else {})}
 
 
-def describe(path: Path) -> dict[str, Any]:
+def file_facts(path: Path) -> dict[str, Any]:
     """A file's path, size and SHA-256."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -194,7 +194,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def next_step(settings: ExportConfig, files: list[Path]) -> str:
-    """What to do with it."""
+    """What to do with the exported files, in one line."""
     if settings.to == "space":
         return "Push the folder to a Space of yours, or try it here: python app.py in that folder"
     if settings.to == "hf":
@@ -204,10 +204,10 @@ def next_step(settings: ExportConfig, files: list[Path]) -> str:
 
 def run(config: Config, arguments: Namespace) -> None:
     """`python main.py export`."""
-    target(config)  # complain before the work
+    output_path(config)  # fail before the work
     bundle = load_bundle(config.paths.best_model, torch.device("cpu"))
     files = export(bundle, config)
-    described = [describe(path) for path in files]
+    described = [file_facts(path) for path in files]
     if arguments.json:
         print(json.dumps({"to": config.export.to, "vocabulary": config.export.vocabulary, "files": described}))
         return

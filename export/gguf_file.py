@@ -16,7 +16,7 @@ EXACT = ("wpe.weight",)  # llama.cpp keeps positions in float32, as it does bias
 
 
 def write_gguf(path: Path, stock: Stock, tokens: list[str], merges: Pairs, *, quantize: str, name: str) -> None:
-    """Write `stock` to `path`, its matrices as "f32", "f16" or "q8_0"; `name` is what it calls itself.
+    """Write `stock` to `path`, its matrices as "f32", "f16" or "q8_0"; `name` is the model's name in it.
 
     Raises:
         UserError: the library gguf is missing, or llama.cpp can't compute this model.
@@ -50,7 +50,7 @@ def write_gguf(path: Path, stock: Stock, tokens: list[str], merges: Pairs, *, qu
 
 
 def add_tokenizer(writer: Any, tokens: list[str], merges: Pairs) -> None:
-    """GPT-2's way of cutting text, with these tokens; the end mark is put before every prompt."""
+    """GPT-2's tokenizer with these tokens; llama.cpp will put the end mark before every prompt."""
     import gguf
 
     end = tokens.index(END_TEXT)
@@ -67,9 +67,9 @@ def add_tokenizer(writer: Any, tokens: list[str], merges: Pairs) -> None:
 
 
 def packed(tensor: Tensor, quantize: str) -> tuple[np.ndarray[Any, Any], Any]:
-    """The numbers of a tensor as a GGUF holds them, and the name of that form.
+    """A tensor's values as a GGUF file stores them, and the type of that format.
 
-    Q8_0 takes 32 numbers of a row at a time; a matrix whose rows do not come out even stays at f16.
+    Q8_0 packs 32 values of a row at a time; a matrix whose row length is no multiple of 32 is stored as f16.
     """
     from gguf import GGMLQuantizationType, quants
 
@@ -82,7 +82,7 @@ def packed(tensor: Tensor, quantize: str) -> tuple[np.ndarray[Any, Any], Any]:
 
 
 def modelfile(gguf_name: str, settings: GenerateConfig, context: int) -> str:
-    """Ollama's recipe for the model: the prompt as it comes (the end mark is put before it), and how to draw."""
+    """Ollama's Modelfile: the prompt unchanged (llama.cpp puts the end mark before it), and the sampling settings."""
     values = {
         "num_ctx": context,
         "num_predict": settings.max_new_tokens,

@@ -1,7 +1,7 @@
-"""Weights to start from (`model.init_from`): a checkpoint of ours, a folder of Hugging Face, or a name on its hub.
+"""Weights to start from (`model.init_from`): our checkpoint, a Hugging Face folder, or a name on its hub.
 
-Whatever they were trained with, they become a GPT and a Vocabulary; `carry_over` then brings them to the vocabulary of
-the tweets at hand, token by token.
+`load_pretrained` makes a GPT and a Vocabulary of them; `carry_over` then copies the weights to the vocabulary of the
+tweets, token by token.
 """
 
 import json
@@ -25,12 +25,12 @@ from model.tokenizer import NUM_TOKENS, Tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
 
-KEPT = "elon_transformer.npz"  # beside the weights of an export: what a stock GPT-2 has no place for
-WANTED = [KEPT, "config.json", "model*.safetensors", "model.safetensors.index.json"]
+EXTRA_FILE = "elon_transformer.npz"  # beside the weights of an export: what a stock GPT-2 has no place for
+WANTED = [EXTRA_FILE, "config.json", "model*.safetensors", "model.safetensors.index.json"]
 WANTED += ["tokenizer.json", "vocab.json", "merges.txt"]
 SIZES = {"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "block_size": "n_positions"}  # in config.json
 ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu", "relu": "relu"}
-FIXED = {  # what our transformer is built for: the key of config.json, and the values that mean it
+FIXED = {  # keys of config.json, and the values that our transformer supports
     "model_type": ("gpt2",),
     "layer_norm_epsilon": (None, 1e-5),
     "scale_attn_weights": (None, True),
@@ -44,7 +44,7 @@ class Pretrained:
     """A model to start from.
 
     Attributes:
-        model, vocabulary: as they were trained; but for its context, which may be shorter.
+        model, vocabulary: as they were trained, except for the context length, which may be shorter.
         config: the settings asked for, with sizes that follow the weights.
     """
 
@@ -66,8 +66,8 @@ def load_pretrained(config: ModelConfig, tokenizer: Tokenizer) -> Pretrained:
         sizes = {key: getattr(bundle.model.config, key) for key in (*SIZES, "activation")}
         state, vocabulary = bundle.model.state_dict(), bundle.vocabulary
     else:
-        folder = path if path.is_dir() else download(name)
-        sizes = read_sizes(read_json(folder / "config.json", where), where)
+        folder = path if path.is_dir() else download_model(name)
+        sizes = read_sizes(read_hub_json(folder / "config.json", where), where)
         state, vocabulary = load_folder(folder, where, tokenizer)
     sizes["block_size"] = min(config.block_size, sizes["block_size"])
     config = replace(config, **sizes)
@@ -81,13 +81,13 @@ def load_pretrained(config: ModelConfig, tokenizer: Tokenizer) -> Pretrained:
     return Pretrained(model.eval(), vocabulary, config)
 
 
-def download(name: str) -> Path:
-    """The folder where the hub's client keeps the model `name`; nothing is fetched that is there already."""
+def download_model(name: str) -> Path:
+    """The folder in which the hub's client stores the model `name`; downloads only what is missing."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, allow_patterns=WANTED))
-    except Exception as error:  # the hub's client has a class for each way to fail; all mean the same here
+    except Exception as error:  # the hub's client raises many classes; all mean the same here
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model.init_from {name}: neither a file, nor a folder, nor to be had from Hugging Face's hub ({reason})"
@@ -99,8 +99,8 @@ def load_folder(folder: Path, where: str, tokenizer: Tokenizer) -> tuple[dict[st
     tensors = from_hugging_face(read_tensors(folder, where))
     if not {"wte.weight", "wpe.weight"} <= tensors.keys():
         raise UserError(f"{where}: its weights are not those of a GPT2LMHeadModel (wte or wpe is missing)")
-    if (folder / KEPT).is_file():
-        return from_export(tensors, folder / KEPT, where)
+    if (folder / EXTRA_FILE).is_file():
+        return from_export(tensors, folder / EXTRA_FILE, where)
     embedding = tensors["wte.weight"]
     if len(embedding) < NUM_TOKENS:
         raise UserError(
@@ -125,8 +125,12 @@ def from_export(tensors: dict[str, Tensor], path: Path, where: str) -> tuple[dic
     return found
 
 
-def read_json(path: Path, where: str) -> dict[str, Any]:
-    """A JSON file's object."""
+def read_hub_json(path: Path, where: str) -> dict[str, Any]:
+    """The JSON object in a file of a Hugging Face folder.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -160,7 +164,7 @@ def read_tensors(folder: Path, where: str) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     names = {"model.safetensors"}
     if index.is_file() and not (folder / "model.safetensors").is_file():
-        names = {Path(part).name for part in read_json(index, where).get("weight_map", {}).values()}
+        names = {Path(part).name for part in read_hub_json(index, where).get("weight_map", {}).values()}
     tensors: dict[str, Tensor] = {}
     try:
         for name in sorted(names):
@@ -175,7 +179,7 @@ def read_tensors(folder: Path, where: str) -> dict[str, Tensor]:
 
 
 def check_tokens(folder: Path, tokenizer: Tokenizer, where: str) -> None:
-    """Refuse a model whose own tokenizer, if it is there, numbers GPT-2's tokens otherwise; it may have more."""
+    """Refuse a model whose own tokenizer, if it has one, gives GPT-2's tokens other ids; it may have more tokens."""
     ours = tokenizer.backend.get_vocab(with_added_tokens=True)
     if (folder / "tokenizer.json").is_file():
         try:
@@ -183,25 +187,25 @@ def check_tokens(folder: Path, tokenizer: Tokenizer, where: str) -> None:
         except Exception:  # the library raises nothing narrower
             raise UserError(f"{where}: tokenizer.json is damaged") from None
     else:
-        theirs = read_json(folder / "vocab.json", where) if (folder / "vocab.json").is_file() else ours
+        theirs = read_hub_json(folder / "vocab.json", where) if (folder / "vocab.json").is_file() else ours
     if not ours.items() <= theirs.items():
         raise UserError(f"{where}: its tokenizer is not GPT-2's, so its tokens mean something else")
 
 
 @torch.no_grad()
 def carry_over(start: Pretrained, model: GPT, vocabulary: Vocabulary) -> None:
-    """Give `model` the weights to start from, the row of each token to the same token.
+    """Copy the pretrained weights into `model`; each token keeps its embedding.
 
-    A shared row becomes the mean of the rows it stands for, weighted by their prior q. Its bias is the mean of their
-    biases less log q, which makes its score a lower bound on the log of their joint score (Jensen), and gives the old
-    shared row, to the bit, where the tokens that share are the same.
+    The embedding of a shared vocabulary entry becomes the mean of its tokens' embeddings, weighted by their prior q.
+    Its bias becomes the mean of their biases less log q. So its logit is a lower bound on the log of the summed
+    exponentials of theirs (Jensen's inequality). An entry of the same tokens in both keeps its weights, bit for bit.
     """
     everything = torch.arange(NUM_TOKENS)
     state = start.model.state_dict()
     bias = constants(start.vocabulary, state.pop("head_bias", None), everything)
     embedding = state.pop("wte.weight").double()[start.vocabulary.id_of]
     prior = constants(vocabulary, None, everything)
-    share = prior.exp()  # of each token in its row; 1 where it has it to itself
+    share = prior.exp()  # of each token in its vocabulary entry; 1 for a token with an entry of its own
     rows = torch.zeros(vocabulary.vocab_size, embedding.shape[1], dtype=torch.float64)
     state["wte.weight"] = rows.index_add_(0, vocabulary.id_of, embedding * share[:, None]).float()
     if model.head_bias is not None:

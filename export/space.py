@@ -1,6 +1,6 @@
-"""A folder that runs the playground and the API as a Hugging Face Space: the code, the model, and what starts it.
+"""A folder that runs the playground and the API as a Hugging Face Space: the code, the model, and a start script.
 
-The tweets stay at home: they are not ours to publish, so on a Space nothing can be told to be a copy of one.
+The tweets are left out, because they are not ours to publish; so a Space can't mark copies of them.
 """
 
 import json
@@ -11,12 +11,12 @@ from pathlib import Path
 import yaml
 
 from config.schema import PathsConfig, UserError
-from export.card import limits, notice, read_data, read_evaluation, recipe, summary
+from export.card import limits, parody_notice, read_data, read_evaluation, recipe, summary
 from model.checkpoint import Bundle
 
 CODE = Path(__file__).parents[1]
 FOLDERS = ("config", "evaluation", "export", "generate", "inspection", "model", "server", "trainer", "utils", "web")
-KINDS = {".py", ".yaml", ".html", ".css", ".js"}
+COPIED_TYPES = {".py", ".yaml", ".html", ".css", ".js"}
 START = '''"""Starts the playground and the API; a Space runs this file and shows what listens on port 7860."""
 
 import sys
@@ -33,19 +33,19 @@ def write_space(folder: Path, bundle: Bundle, paths: PathsConfig, *, name: str) 
     """Fill the empty `folder`.
 
     Raises:
-        UserError: this is no whole checkout.
+        UserError: this checkout is not complete.
     """
     wanted = [CODE / "requirements.txt", CODE / "requirements-full.txt", *(CODE / part for part in FOLDERS)]
     if missing := [path.name for path in wanted if not path.exists()]:
         raise UserError(f"a Space is made from a whole checkout, and {', '.join(missing)} is missing from {CODE}")
     for path in sorted(path for part in FOLDERS for path in (CODE / part).rglob("*")):
-        if path.suffix in KINDS:
-            copy(path, folder / path.relative_to(CODE))
+        if path.suffix in COPIED_TYPES:
+            copy_file(path, folder / path.relative_to(CODE))
     for file in ("LICENSE", "main.py"):
-        copy(CODE / file, folder / file)
-    copy(paths.best_model, folder / "checkpoints" / "best_model.pth")
+        copy_file(CODE / file, folder / file)
+    copy_file(paths.best_model, folder / "checkpoints" / "best_model.pth")
     if paths.metrics.is_file():  # for the playground's page on training
-        copy(paths.metrics, folder / "results" / paths.metrics.name)
+        copy_file(paths.metrics, folder / "results" / paths.metrics.name)
     if evaluation := read_evaluation(bundle, paths):
         kept = {**evaluation, "model": {**evaluation["model"], "name": "best_model.pth"}, "against": None}
         (folder / "results").mkdir(exist_ok=True)
@@ -55,8 +55,8 @@ def write_space(folder: Path, bundle: Bundle, paths: PathsConfig, *, name: str) 
     (folder / "README.md").write_text(space_card(bundle, paths, name=name), encoding="utf-8")
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a file, making its folder; nothing is taken over from it but what it holds."""
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a file, not its permissions; makes the folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 
@@ -70,7 +70,7 @@ def requirements() -> str:
 
 
 def space_card(bundle: Bundle, paths: PathsConfig, *, name: str) -> str:
-    """The README.md of the Space, with the settings that the hub reads at its top."""
+    """The README.md of the Space; the hub reads the settings at its top."""
     data = read_data(bundle, paths)
     front = {
         "title": name,
@@ -87,7 +87,7 @@ def space_card(bundle: Bundle, paths: PathsConfig, *, name: str) -> str:
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {name}\n\n{summary(bundle, bundle.vocabulary.vocab_size)}",
-        notice(invented=bool(data and data["source"].get("fiction"))),
+        parody_notice(invented=bool(data and data["source"].get("fiction"))),
         "The playground is at `/`, an OpenAI-compatible API at `/v1`. `python app.py` starts both here as well, once "
         "`pip install -r requirements.txt` has run.",
         "## Recipe\n\n" + recipe(bundle),
@@ -97,7 +97,7 @@ def space_card(bundle: Bundle, paths: PathsConfig, *, name: str) -> str:
 
 
 def gradio_version() -> str:
-    """The release of Gradio that this was made with, or else the one that is required."""
+    """The version of Gradio that is installed, or else the required one."""
     try:
         return version("gradio")
     except PackageNotFoundError:

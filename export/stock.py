@@ -1,13 +1,13 @@
 """Our model as a stock GPT-2 (transformers' GPT2LMHeadModel, llama.cpp's gpt2), and back: one table of names.
 
-Two things of ours a stock GPT-2 has no place for: a bias for each output row, and tokens that share a row, each with a
-log prior. Both only add a constant to a token's logit, and the last LayerNorm leaves room for one. Before its gain g
-and bias b its output n sums to zero, so for any head row w and any constant t
+A stock GPT-2 has no place for two things of ours: a bias for each vocabulary entry, and tokens that share an entry,
+each with a log prior. Both only add a constant to a token's logit, and the last LayerNorm leaves room for one. Before
+its gain g and bias b its output n sums to zero, so for any row w of the head and any constant t
 
     w . (g * n + b) + t  =  v . (1 * n + 1)    with  v = w * g - mean(w * g) + (w . b + t) / C
 
 for every n. Folded this way (a gain and bias of ones, a head of its own) the logits are the same, whatever g and b are.
-What folding loses is kept in a file beside the weights, so that the way back is exact to the bit.
+What folding loses is kept in a file beside the weights, so that `from_stock` is exact to the bit.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from model.transformer import GPT
 from model.vocabulary import Vocabulary
 
 # Our names, which are Hugging Face's but for a prefix, and llama.cpp's; {} is the layer.
-NAMES = {
+LLAMA_CPP_NAMES = {
     "wte": "token_embd",
     "wpe": "position_embd",
     "h.{}.ln_1": "blk.{}.attn_norm",
@@ -54,9 +54,10 @@ class Stock:
 
 
 def to_stock(model: GPT, vocabulary: Vocabulary, ids: Tensor) -> Stock:
-    """The same model over the tokens `ids` (n,), ascending, among them at least one of every row.
+    """The same model over the tokens `ids` (n,), ascending, at least one of each vocabulary entry.
 
-    Over all of GPT-2's tokens the distribution is ours. Over fewer, those that share a row divide all that it has.
+    Over all of GPT-2's tokens the distribution is the same. Over fewer, the tokens that share a vocabulary entry divide
+    its whole probability.
     """
     tensors = {name: value.detach().cpu().float() for name, value in model.state_dict().items()}
     bias = tensors.pop("head_bias", None)
@@ -70,11 +71,11 @@ def to_stock(model: GPT, vocabulary: Vocabulary, ids: Tensor) -> Stock:
 
 
 def constants(vocabulary: Vocabulary, bias: Tensor | None, ids: Tensor) -> Tensor:
-    """What is added to the logit of each of these tokens, (n,): its row's bias, and its log prior in that row."""
+    """The constant for each of these tokens' logits, (n,): its vocabulary entry's bias and its log prior in it."""
     rows = vocabulary.id_of[ids]
     prior = vocabulary.log_prior[ids].double().exp()
     total = torch.zeros(vocabulary.vocab_size, dtype=torch.float64).index_add_(0, rows, prior)
-    assert bool((total > 0).all()), "a row that no token stands for would lose its probability"
+    assert bool((total > 0).all()), "a vocabulary entry without a token would lose its probability"
     constant = (prior / total[rows]).log()
     return constant if bias is None else constant + bias.double()[rows]
 
@@ -91,7 +92,7 @@ def fold(tensors: dict[str, Tensor], constant: Tensor) -> dict[str, Tensor]:
 def from_stock(tensors: dict[str, Tensor], kept: dict[str, Tensor]) -> tuple[dict[str, Tensor], Vocabulary] | None:
     """State and vocabulary of our model, bit for bit, from the `tensors` and `kept` of a Stock.
 
-    None if the tensors were changed since (by training, say), so that `kept` is no longer true of them.
+    None if the tensors were changed since (by training, for example), so that `kept` does not fit them any more.
     """
     vocabulary, ids = Vocabulary(kept["id_of"], kept["log_prior"]), kept["exported"]
     state = tensors | {name: kept[name] for name in ("ln_f.weight", "ln_f.bias")}
@@ -105,24 +106,24 @@ def from_stock(tensors: dict[str, Tensor], kept: dict[str, Tensor]) -> tuple[dic
     return state | {name: kept[name] for name in ("head_bias",) if name in kept}, vocabulary
 
 
-def is_turned(name: str) -> bool:
+def is_transposed(name: str) -> bool:
     """Whether Hugging Face holds this tensor as (in, out): its GPT-2 has Conv1D where others have Linear."""
     return name.startswith("h.") and name.endswith(".weight") and ".ln_" not in name
 
 
 def to_hugging_face(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under Hugging Face's names, its way round."""
+    """The same tensors under Hugging Face's names, in its layout."""
     return {
-        name if name == HEAD else PREFIX + name: value.T.contiguous() if is_turned(name) else value.contiguous()
+        name if name == HEAD else PREFIX + name: value.T.contiguous() if is_transposed(name) else value.contiguous()
         for name, value in tensors.items()
     }
 
 
 def from_hugging_face(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under our names, our way round, in float32; attention masks, which hold no weights, go."""
+    """The same tensors under our names, in our layout, in float32, without attention masks."""
     ours = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
     return {
-        name: (value.T if is_turned(name) else value).float().contiguous()
+        name: (value.T if is_transposed(name) else value).float().contiguous()
         for name, value in ours.items()
         if not name.endswith((".attn.bias", ".attn.masked_bias"))
     }
@@ -133,5 +134,5 @@ def llama_cpp_name(name: str) -> str:
     module, kind = name.rsplit(".", 1)
     parts = module.split(".")
     if parts[0] != "h":
-        return f"{NAMES[module]}.{kind}"
-    return f"{NAMES['.'.join(['h', '{}', *parts[2:]])].format(parts[1])}.{kind}"
+        return f"{LLAMA_CPP_NAMES[module]}.{kind}"
+    return f"{LLAMA_CPP_NAMES['.'.join(['h', '{}', *parts[2:]])].format(parts[1])}.{kind}"

@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer as files that others read, whole or cut down to the tokens of a small vocabulary."""
+"""GPT-2's tokenizer as files for other programs, with all tokens or those of a small vocabulary."""
 
 import json
 from pathlib import Path
@@ -30,10 +30,10 @@ def bpe(tokenizer: Tokenizer) -> tuple[dict[int, str], Pairs]:
 
 
 def closed_ids(tokenizer: Tokenizer, vocabulary: Vocabulary) -> Tensor:
-    """GPT-2 ids, ascending, of a small vocabulary that cuts as GPT-2 does wherever each token has a row of its own.
+    """GPT-2 ids, ascending, of a small vocabulary. It splits a text as GPT-2 does if it holds all of the text's tokens.
 
-    These are the tokens with a row of their own, the commonest of each shared row, the pieces that BPE glues all these
-    from, and the 256 bytes, so that any text can be written: a word with other tokens falls into smaller pieces.
+    It holds the tokens with a vocabulary entry of their own, the commonest of each shared entry, the tokens that BPE
+    merges to get all these, and the 256 bytes, so that it can write any text; other words are split into more tokens.
     """
     token_of, merges = bpe(tokenizer)
     halves = {left + right: (left, right) for left, right in merges}

@@ -1,4 +1,4 @@
-"""From a prompt to new tweets: many at once, with a key-value cache, until each ends by itself."""
+"""From a prompt to new tweets: many side by side, with a key-value cache, until each ends by itself."""
 
 import json
 import sys
@@ -20,13 +20,14 @@ from generate.sampling import draw, filtered
 from model.cache import Cache
 from model.checkpoint import Bundle, load_bundle
 from model.device import choose_device
-from model.linear import lay_out_for_writing
+from model.fast import for_writing
+from model.language_model import LanguageModel
 from model.tokenizer import END, Tokenizer
 from utils.preprocess import load_processed
 
-MOST_BYTES = 20_000_000  # of training text to look for copies in: beyond, reading it takes longer than writing
-WIDTH = 64  # texts written side by side: enough to fill the cores, small enough for any laptop
-DRAWN_AT_ONCE = 8  # rows of logits: 64 together take twice the time of 8 times 8
+MAX_COPY_CHECK_BYTES = 20_000_000  # of training text: more would take longer to read than the texts to write
+SIDE_BY_SIDE = 64  # texts written side by side: enough to fill the cores, small enough for any laptop
+SAMPLED_AT_ONCE = 8  # texts whose tokens are sampled together: 64 at once take twice the time of 8 times 8
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Sample:
     """One written text.
 
     Attributes:
-        prompt: what was given.
+        prompt: the given text.
         text: prompt and continuation.
         ids: GPT-2 token ids of the text, without end marks.
         finish_reason: "stop" if it ended by itself or at a stop string, "length" if it was cut.
-        tokens: new tokens, the end mark counted.
-        novel: not copied from the training tweets; None if there were none to compare with.
-        seed: makes it again, with the same prompt, settings and device.
+        tokens: number of new tokens, with the end mark.
+        novel: whether it is not copied from the training tweets; None if there were none to compare with.
+        seed: gives the same text again, with the same prompt, settings and device.
     """
 
     prompt: str
@@ -57,12 +58,12 @@ class Draft:
     """A text being written.
 
     Attributes:
-        prompt: what was given; `ids` are its tokens.
-        new: tokens written so far, the end mark counted.
-        sampling: how its tokens are drawn; the same object for drafts that are drawn together.
-        uniform: its own random numbers, one for each token it may get.
-        done: why it ended: "stop", "length", or as whoever ended it says; "" while it is being written.
-        cut: characters of the continuation to keep, where somebody cuts it short.
+        prompt: the given text; `ids` are its GPT-2 ids.
+        new: GPT-2 ids written so far, with the end mark.
+        sampling: the sampling settings; the same object for drafts that are sampled together.
+        uniform: its own random numbers in [0, 1), one for each token it may get.
+        done: why it ended: "stop", "length", or the reason of the caller who ended it; "" while it is being written.
+        cut: how many characters of the continuation to keep, if a caller cut it short.
     """
 
     prompt: str
@@ -75,47 +76,49 @@ class Draft:
     cut: int | None = None
 
 
-def start(bundle: Bundle, prompt: str | Sequence[int], settings: GenerateConfig, seed: int) -> Draft:
+def start(bundle: Bundle[LanguageModel], prompt: str | Sequence[int], settings: GenerateConfig, seed: int) -> Draft:
     """A Draft of this prompt, given as text or as GPT-2 token ids.
 
     Raises:
         UserError: the prompt leaves no room in the context.
     """
     if isinstance(prompt, str):
-        ids = bundle.tokenizer.encode(prompt.rstrip())  # GPT-2's words begin with their space, so a last one misleads
+        ids = bundle.tokenizer.encode(
+            prompt.rstrip()
+        )  # GPT-2's words begin with their space, so one at the end misleads
     else:
         ids, prompt = list(prompt), bundle.tokenizer.decode(prompt)
     context = bundle.model.config.block_size
     if len(ids) + 1 >= context:
         raise UserError(f"the prompt has {len(ids)} tokens, the context only {context}: shorten it to {context - 2}")
     room = min(settings.max_new_tokens, context - len(ids))
-    own = zlib.crc32(f"{seed} {prompt}".encode())  # of the prompt too, else all prompts would go on alike
+    own = zlib.crc32(f"{seed} {prompt}".encode())  # with the prompt, so that prompts differ
     uniform = torch.rand(room, generator=torch.Generator().manual_seed(own)).tolist()
     return Draft(prompt=prompt, ids=ids, new=[], seed=seed, sampling=sampling_of(settings), uniform=uniform)
 
 
 @lru_cache
 def sampling_of(settings: GenerateConfig) -> GenerateConfig:
-    """What of these settings says how a token is drawn; the same object for equal ones."""
+    """The settings that affect the sampling of a token; the same object for equal ones."""
     return replace(settings, num_samples=1, max_new_tokens=1, seed=0)
 
 
-class Batch:
-    """Texts written side by side: they may join at any step, and leave when they are done.
+class DraftBatch:
+    """Texts written side by side. They may join at any step, and leave when they are done.
 
-    A round is `join` (where there are new ones), `draw`, `advance`.
+    A step is `join` (if there are new texts), `draw`, `advance`.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-        self.drafts: list[Draft] = []  # each has its row of the cache and of the logits
-        self.cache = bundle.model.new_cache(0)
+    def __init__(self, bundle: Bundle[LanguageModel]) -> None:
+        self.bundle, self.model = bundle, for_writing(bundle.model)
+        self.drafts: list[Draft] = []  # in the order of the cache and of the logits
+        self.cache = self.model.new_cache(0)
         self.logits = bundle.model.wte.weight.new_zeros(0, bundle.vocabulary.vocab_size)
 
     @torch.inference_mode()
     def join(self, drafts: list[Draft]) -> None:
         """Read the prompts of these drafts and write them with the others from now on."""
-        logits, cache = read_prompts(self.bundle, drafts)
+        logits, cache = read_prompts(self.model, self.bundle, drafts)
         if self.drafts:
             self.cache.join(cache)
             logits = torch.cat([self.logits, logits])
@@ -126,13 +129,13 @@ class Batch:
 
     @torch.inference_mode()
     def draw(self) -> list[tuple[Draft, int]]:
-        """Write one token of each text; (draft, GPT-2 id) pairs, the end mark included, in the order of `drafts`."""
+        """Sample one token of each text; returns (draft, GPT-2 id), the end mark included, in the order of `drafts`."""
         order, chosen = [], []
-        for places in self.alike():
+        for places in self.same_sampling():
             drafts = [self.drafts[place] for place in places]
             sampling, seen = drafts[0].sampling, None
             if sampling.repetition_penalty != 1.0:
-                seen = seen_rows(self.bundle, drafts)
+                seen = seen_ids(self.bundle, drafts)
             together = places[-1] - places[0] + 1 == len(places)  # a slice is not copied
             logits = self.logits[places[0] : places[-1] + 1] if together else self.logits[places]
             allowed = self.bundle.vocabulary.forbid_shared(logits.float())
@@ -149,9 +152,9 @@ class Batch:
                 draft.done = "length"
         return [(draft, draft.new[-1]) for draft in self.drafts]
 
-    def alike(self) -> Iterator[list[int]]:
-        """Places whose tokens are drawn in the same way; on a CPU few at once, because its cache holds no more."""
-        at_once = DRAWN_AT_ONCE if self.logits.device.type == "cpu" else max(1, len(self.drafts))
+    def same_sampling(self) -> Iterator[list[int]]:
+        """Places of drafts with the same sampling settings; on a CPU only a few, so that they fit its cache."""
+        at_once = SAMPLED_AT_ONCE if self.logits.device.type == "cpu" else max(1, len(self.drafts))
         groups: dict[int, list[int]] = {}
         for place, draft in enumerate(self.drafts):
             groups.setdefault(id(draft.sampling), []).append(place)
@@ -160,50 +163,51 @@ class Batch:
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """Let go of the texts that are done, and read the last token of the others."""
+        """Remove the texts that are done, and read the last token of the others."""
         for place in reversed(range(len(self.drafts))):
             if self.drafts[place].done:
                 self.cache.drop(place)
                 self.drafts[place] = self.drafts[-1]
                 self.drafts.pop()
         if self.drafts:
-            rows = self.bundle.vocabulary.from_gpt2(draft.new[-1] for draft in self.drafts)
-            self.logits = self.bundle.model(rows[:, None].to(self.logits.device), self.cache)[:, -1]
+            ids = self.bundle.vocabulary.from_gpt2(draft.new[-1] for draft in self.drafts)
+            hidden = self.model.trunk(ids[:, None].to(self.logits.device), self.cache)
+            self.logits = self.model.head(hidden[:, -1])
         else:
             self.logits = self.logits[:0]
 
 
-def write(bundle: Bundle, drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft, int]]]:
-    """Write these texts, WIDTH at most side by side; yields each step's (draft, GPT-2 id) pairs, the end mark included.
+def write(bundle: Bundle[LanguageModel], drafts: Sequence[Draft]) -> Iterator[list[tuple[Draft, int]]]:
+    """Write these texts, SIDE_BY_SIDE at once; yields (draft, GPT-2 id) pairs of each step, the end mark included.
 
-    Texts end one by one; when half of the places are empty, the next ones join.
+    When half of the places are empty, the next texts join.
     """
-    batch, waiting = Batch(bundle), deque(drafts)
+    batch, waiting = DraftBatch(bundle), deque(drafts)
     while waiting or batch.drafts:
-        if waiting and len(batch.drafts) <= WIDTH // 2:
-            batch.join([waiting.popleft() for _ in range(min(len(waiting), WIDTH - len(batch.drafts)))])
+        if waiting and len(batch.drafts) <= SIDE_BY_SIDE // 2:
+            batch.join([waiting.popleft() for _ in range(min(len(waiting), SIDE_BY_SIDE - len(batch.drafts)))])
         yield batch.draw()
         batch.advance()
 
 
-def read_prompts(bundle: Bundle, drafts: list[Draft]) -> tuple[Tensor, Cache]:
-    """Logits (B, V) after each prompt, and the cache that holds them; each different prompt is read once."""
+def read_prompts(model: LanguageModel, bundle: Bundle[LanguageModel], drafts: list[Draft]) -> tuple[Tensor, Cache]:
+    """Logits (B, V) after each prompt, and the cache of the prompts; equal prompts are read once."""
     prompts = sorted({tuple(draft.ids) for draft in drafts})
     device = bundle.model.wte.weight.device
     longest = 1 + max(map(len, prompts))
     framed = [[END, *prompt] + [END] * (longest - 1 - len(prompt)) for prompt in prompts]
-    cache = bundle.model.new_cache(len(prompts))
-    stream = bundle.model.trunk(bundle.vocabulary.id_of[torch.tensor(framed)].to(device), cache)
+    cache = model.new_cache(len(prompts))
+    hidden = model.trunk(bundle.vocabulary.id_of[torch.tensor(framed)].to(device), cache)
     cache.lengths = [1 + len(prompt) for prompt in prompts]  # forget the padding
     place = [prompts.index(tuple(draft.ids)) for draft in drafts]
     last = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    logits = bundle.model.head(stream[torch.arange(len(prompts), device=device), last])
+    logits = model.head(hidden[torch.arange(len(prompts), device=device), last])
     cache.keep(place)
     return logits[place], cache
 
 
-def seen_rows(bundle: Bundle, drafts: list[Draft]) -> Tensor:
-    """Which rows of the vocabulary each draft already holds, (B, V)."""
+def seen_ids(bundle: Bundle[LanguageModel], drafts: list[Draft]) -> Tensor:
+    """Which ids of the vocabulary each draft holds already, booleans (B, V)."""
     seen = torch.zeros(len(drafts), bundle.vocabulary.vocab_size, dtype=torch.bool)
     for number, draft in enumerate(drafts):
         seen[number, bundle.vocabulary.from_gpt2(draft.ids + draft.new)] = True
@@ -213,7 +217,7 @@ def seen_rows(bundle: Bundle, drafts: list[Draft]) -> Tensor:
 def finish(draft: Draft, tokenizer: Tokenizer, copies: CopyCheck | None) -> Sample:
     """The Sample of a Draft that is done."""
     ids = draft.ids + [index for index in draft.new if index != END]
-    tail = tokenizer.decode(ids[len(draft.ids) :]).replace("\ufffd", "")  # half a character is no text
+    tail = tokenizer.decode(ids[len(draft.ids) :]).replace("\ufffd", "")  # \ufffd: half a character
     text = tokenizer.decode(draft.ids) + tail[: draft.cut]
     return Sample(
         prompt=draft.prompt,
@@ -227,11 +231,11 @@ def finish(draft: Draft, tokenizer: Tokenizer, copies: CopyCheck | None) -> Samp
 
 
 def generate(
-    bundle: Bundle, prompts: Sequence[str], settings: GenerateConfig, copies: CopyCheck | None = None
+    bundle: Bundle[LanguageModel], prompts: Sequence[str], settings: GenerateConfig, copies: CopyCheck | None = None
 ) -> list[Sample]:
     """`num_samples` texts for each prompt, prompt by prompt; the empty prompt is a tweet from nothing.
 
-    The n-th text of a prompt depends on the prompt and on seed + n, and on nothing that is written beside it.
+    The n-th text of a prompt depends on the prompt and on seed + n, not on the texts beside it.
 
     Raises:
         UserError: a prompt leaves no room in the context.
@@ -252,28 +256,28 @@ def stream(bundle: Bundle, prompt: str, settings: GenerateConfig, *, seed: int) 
 
 
 def load_copy_check(paths: PathsConfig, tokenizer: Tokenizer) -> CopyCheck | None:
-    """A CopyCheck of the training tweets of this root; None if they are not there, or too many to compare with."""
+    """A CopyCheck of the training tweets of this root; None if they are missing, or too large to compare with."""
     try:
         tweets = load_processed(paths).train
     except UserError:
         return None
-    if paths.processed_txt.stat().st_size > MOST_BYTES:
+    if paths.processed_txt.stat().st_size > MAX_COPY_CHECK_BYTES:
         print(f"{paths.processed_txt} is too large to look for copies in", file=sys.stderr)
         return None
     texts = [tweet.text for tweet in tweets]
     return CopyCheck(texts, tokenizer.encode_batch(texts))
 
 
-def show(sample: Sample) -> str:
-    """A sample as people see it: the text, and in brackets what is to be said of it."""
+def format_sample(sample: Sample) -> str:
+    """A sample to print: the text, and notes on it in brackets."""
     notes = ["ended by itself" if sample.finish_reason == "stop" else "cut at the length limit"]
     if sample.novel is False:
         notes.append("copied from training")
     return f"{sample.text}\n    [{', '.join(notes)}; seed {sample.seed}]"
 
 
-def ask(bundle: Bundle, settings: GenerateConfig, copies: CopyCheck | None) -> None:
-    """Ask for prompts until there are no more; an empty one writes a tweet from nothing."""
+def prompt_loop(bundle: Bundle, settings: GenerateConfig, copies: CopyCheck | None) -> None:
+    """Read prompts from the terminal until it ends; an empty one writes a tweet from nothing."""
     print("An empty prompt writes a tweet from nothing; Ctrl-D ends.", file=sys.stderr)
     while True:
         try:
@@ -287,16 +291,15 @@ def ask(bundle: Bundle, settings: GenerateConfig, copies: CopyCheck | None) -> N
             print(f"error: {error}", file=sys.stderr)
             continue
         print("Generated text:")
-        print("\n".join(show(sample) for sample in samples))
+        print("\n".join(format_sample(sample) for sample in samples))
 
 
 def run(config: Config, arguments: Namespace) -> None:
     """`python main.py generate`."""
     bundle = load_bundle(config.paths.best_model, choose_device(config.machine))
-    lay_out_for_writing(bundle.model)
     copies = load_copy_check(config.paths, bundle.tokenizer)
     if arguments.prompt is None and sys.stdin.isatty() and not arguments.json:
-        ask(bundle, config.generate, copies)
+        prompt_loop(bundle, config.generate, copies)
         return
     started = time.perf_counter()
     samples = generate(bundle, [arguments.prompt or ""], config.generate, copies)
@@ -306,7 +309,7 @@ def run(config: Config, arguments: Namespace) -> None:
         answer = {"samples": [asdict(s) for s in samples], "seconds": seconds, "tokens_per_second": speed}
         print(json.dumps(answer, ensure_ascii=False))
     else:
-        print("\n".join(show(sample) for sample in samples))
+        print("\n".join(format_sample(sample) for sample in samples))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How the next token is drawn: small pure functions on logits (B, V), applied in the order they stand here.
+"""Sampling of the next token: small pure functions on logits (B, V), applied in the order of this file.
 
 The names and the order are those of Hugging Face's `generate`: repetition penalty, temperature, top-k, top-p, min-p.
 """
@@ -13,15 +13,15 @@ OFF = float("-inf")
 
 
 def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make rows already used less likely: positive scores are divided, negative ones multiplied (Keskar et al. 2019).
+    """Make ids already used less likely: positive logits are divided, negative ones multiplied (Keskar et al. 2019).
 
-    `seen` (B, V) is true for the rows that each text already holds.
+    `seen` (B, V) is true for the ids that each text holds already.
     """
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k likeliest; exactly k, also when scores tie."""
+    """Keep the k likeliest; exactly k, even if logits are equal."""
     if k >= logits.shape[-1]:
         return logits
     values, places = logits.topk(k, dim=-1)
@@ -29,7 +29,7 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the likeliest that together reach probability p, at least one (Holtzman et al. 2020); ties stay together."""
+    """Keep the likeliest that together reach probability p, at least one (Holtzman et al. 2020); equal ones stay."""
     ordered = descending(logits)
     reached = ordered.softmax(-1).cumsum(-1)
     last = torch.searchsorted(reached, reached.new_full((*reached.shape[:-1], 1), p)).clamp(max=logits.shape[-1] - 1)
@@ -51,7 +51,7 @@ def min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def filtered(logits: Tensor, settings: GenerateConfig, seen: Tensor | None = None) -> Tensor:
-    """Logits after all the settings that are switched on; temperature 0 is left to `draw`."""
+    """Logits after all settings that are switched on; temperature 0 is handled by `draw`."""
     if settings.repetition_penalty != 1.0 and seen is not None:
         logits = repetition_penalty(logits, seen, settings.repetition_penalty)
     if settings.temperature not in (0.0, 1.0):
@@ -66,9 +66,9 @@ def filtered(logits: Tensor, settings: GenerateConfig, seen: Tensor | None = Non
 
 
 def draw(logits: Tensor, uniform: Tensor, *, temperature: float) -> Tensor:
-    """One row index for each text, (B,): the likeliest at temperature 0, else by inverting the distribution.
+    """One id for each text, (B,): the likeliest at temperature 0, else sampled by inverting the distribution.
 
-    `uniform` (B,) in [0, 1) is each text's own random number, so that a text does not depend on its neighbours.
+    `uniform` (B,) in [0, 1) is each text's own random number, so that a text does not depend on the texts beside it.
     """
     if temperature == 0:
         return logits.argmax(-1)

@@ -1,5 +1,5 @@
 "use strict";
-// The page's data is what inspection/page.py writes: see `Reader.values` there. Probabilities are in 1/10,000.
+// The page's data is what inspection/page.py writes: see `ModelReader.values` there. Probabilities are in 1/10,000.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const { tokens, models } = data;

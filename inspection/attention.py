@@ -1,9 +1,8 @@
-"""Looking inside a model: where its heads look, what surprises it, what each layer would say, what a head is good for.
+"""What a model computes on the way: attention weights, surprise, the logit lens, and the logits without one head.
 
-Every number comes from the model's own weights. The fast attention never holds its weights in one piece, so
-`explicit_attention` puts a plain one in its place that writes them down; nothing else is changed.
+Every number comes from the model's own weights.
 
-Shapes: T tokens (the end mark before the text, then the text's), L layers, H heads, V rows of the vocabulary.
+Shapes: T tokens (the end mark before the text, then the text's), L layers, H heads, V entries of the vocabulary.
 """
 
 import copy
@@ -11,6 +10,7 @@ import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from model.transformer import GPT, Attention
 
 
 def read(bundle: Bundle, text: str) -> list[int]:
-    """GPT-2 ids (T,) of a text as the model meets it: after an end mark, without spaces at its end.
+    """GPT-2 ids (T,) of a text as the model reads it: after an end mark, without spaces at its end.
 
     Raises:
         UserError: the text does not fit into the model's context.
@@ -35,45 +35,46 @@ def read(bundle: Bundle, text: str) -> list[int]:
 
 
 def twin(model: GPT) -> GPT:
-    """A model that shares every weight with this one, but can be tampered with while others use the original."""
+    """A copy of a model that shares its weights, and can be changed while others use the original."""
     return copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-
-
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool, seen: list[Tensor], off: list[int]
-) -> Tensor:
-    """model.transformer.attend in plain steps: its weights (B, H, T, S) go to `seen`, the heads `off` say nothing."""
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-    if causal:
-        visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    if visible is not None:
-        scores = scores.masked_fill(~visible, float("-inf"))
-    weights = scores.softmax(-1)
-    seen.append(weights)
-    heard = weights @ v
-    heard[:, off] = 0.0
-    return heard
 
 
 @contextmanager
 def explicit_attention(model: GPT, *, off: Collection[tuple[int, int]] = ()) -> Iterator[list[Tensor]]:
-    """Inside the block, `model` attends in plain steps, and each layer of each pass adds its weights to the list.
+    """Inside the block each attention of `model` adds its weights (B, H, T, T) to the list, layer by layer.
+
+    torch's fast attention never holds its weights in one piece. A forward hook computes them from the same q and k, in
+    plain steps, and gives weights @ v as the result.
 
     Args:
         model: in evaluation mode, and in no other thread's use (see `twin`).
-        off: (layer, head) pairs that are switched off: what they heard is replaced by zeros.
+        off: (layer, head) pairs that are switched off: their result is replaced by zeros.
     """
     assert not model.training, "looking inside is for models in evaluation mode"
     seen: list[Tensor] = []
+
+    def explicit(module: nn.Module, given: Any, result: Tensor, heads: list[int]) -> Tensor:
+        q, k, v, mask, causal = given
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
+        if causal:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        seen.append(scores.softmax(-1))
+        y = seen[-1] @ v
+        y[:, heads] = 0.0
+        return y
+
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
-    before = [attention.attend for attention in attentions]
+    hooks = []
+    for layer, attention in enumerate(attentions):
+        heads = [head for place, head in off if place == layer]
+        hooks.append(attention.dot_product.register_forward_hook(partial(explicit, heads=heads)))
     try:
-        for layer, attention in enumerate(attentions):
-            attention.attend = partial(attend, seen=seen, off=[head for place, head in off if place == layer])
         yield seen
     finally:
-        for attention, function in zip(attentions, before, strict=True):
-            attention.attend = function
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()
@@ -92,29 +93,31 @@ def logits_without(model: GPT, rows: Tensor, *, layer: int, head: int) -> Tensor
 
 
 @torch.no_grad()
-def logit_lens(model: GPT, rows: Tensor) -> Tensor:
-    """What the model would say if it ended after 0, 1, ... L layers: logits (L + 1, T, V) for rows (T,).
+def logit_lens(model: GPT, ids: Tensor) -> Tensor:
+    """The logits (L + 1, T, V) of the model if it ended after 0, 1, ... L layers, for ids (T,) of its vocabulary.
 
-    The stream after each layer goes straight to the last norm and the head (nostalgebraist 2020).
+    The hidden states after each layer go straight to the last norm and the head ("logit lens", nostalgebraist 2020).
     """
-    streams: list[Tensor] = []
+    states: list[Tensor] = []
 
-    def keep(module: nn.Module, given: object, stream: Tensor) -> None:
-        streams.append(stream)
+    def keep(module: nn.Module, given: object, hidden: Tensor) -> None:
+        states.append(hidden)
 
     hooks = [module.register_forward_hook(keep) for module in (model.drop, *model.h)]
     try:
-        model.trunk(rows[None])
+        model.trunk(ids[None])
     finally:
         for hook in hooks:
             hook.remove()
-    return model.head(model.ln_f(torch.cat(streams)))
+    return model.head(model.ln_f(torch.cat(states)))
 
 
 def surprise(bundle: Bundle, ids: list[int], logits: Tensor) -> Tensor:
-    """Bits of surprise (T - 1,) at each token after the first: 1 bit is a coin's toss, 10 bits are 1 in 1,024.
+    """Surprise in bits (T - 1,) at each token after the first: 1 bit means a probability of 1/2, 10 bits of 1/1,024.
 
-    `ids` (T,) are what was read, `logits` (T, V) what the model said after each.
+    Args:
+        ids: (T,) GPT-2 ids of the text.
+        logits: (T, V) of the model after each of them.
     """
     expected = bundle.vocabulary.log_probs(logits[:-1].float().cpu())
     return -expected.gather(1, torch.tensor(ids[1:])[:, None])[:, 0] / math.log(2)

@@ -1,7 +1,7 @@
-"""A reading of a text by one model or two, as a page to explore: `python main.py attention "Mars is"`.
+"""How one model or two read a text, as a page to explore: `python main.py attention "Mars is"`.
 
-The page is one file that loads nothing: attention.html with its style, its scripts and the numbers put in. No text is
-ever put into markup: the numbers are JSON, and the scripts set text only.
+The page is one file that loads nothing: attention.html, filled with its style sheet, its scripts and the numbers. No
+text gets into its HTML: the numbers are JSON, and the scripts only set text.
 """
 
 import base64
@@ -20,20 +20,20 @@ from torch import Tensor
 from config.cli import run_command
 from config.schema import Config, UserError
 from inspection.attention import attention_weights, logit_lens, logits_without, read, surprise, twin
-from inspection.picture import draw
+from inspection.picture import draw_attention
 from model.checkpoint import Bundle, load_bundle
 from model.device import choose_device
 from model.tokenizer import END, Tokenizer
 from utils.files import atomic_write
 
-FOLDER = Path(__file__).parent
+SOURCES = Path(__file__).parent
 GUESSES = 6  # likeliest next tokens shown at each place
 LENS_GUESSES = 4  # and after each layer
-UNSEEN = -1  # stands for all tokens without a row of their own
+UNSEEN = -1  # stands for all tokens without a vocabulary entry of their own
 
 
-def label(tokenizer: Tokenizer, index: int) -> str:
-    """A token as people can read it: a dot for a space, hexadecimal bytes where it is no text by itself."""
+def token_label(tokenizer: Tokenizer, index: int) -> str:
+    """A readable label of a token: a dot stands for a space; a token that is no text by itself is shown as bytes."""
     if index == UNSEEN:
         return "(unseen)"
     if index == END:
@@ -44,67 +44,67 @@ def label(tokenizer: Tokenizer, index: int) -> str:
     return text if readable else f"‹{raw.hex(' ').upper()}›"
 
 
-class Reader:
-    """Reads the tokens `ids` (T,) with one model, and turns what it finds into plain values for the page.
+class ModelReader:
+    """Reads the GPT-2 ids (T,) with one model, and turns the results into plain values for the page.
 
-    Rows of the model that several tokens share are counted as one, so its logits (..., V) become chances (..., W).
+    The vocabulary entries that several tokens share count as one, so logits (..., V) become probabilities (..., W).
     """
 
     def __init__(self, bundle: Bundle, ids: list[int]) -> None:
         self.bundle, self.ids, self.model = bundle, ids, twin(bundle.model)
-        self.rows = bundle.vocabulary.from_gpt2(ids).to(self.model.wte.weight.device)
+        self.model_ids = bundle.vocabulary.from_gpt2(ids).to(self.model.wte.weight.device)
         shared = bundle.vocabulary.is_shared
         self.own, self.shared = (~shared).nonzero()[:, 0], shared.nonzero()[:, 0]
         self.token_ids = torch.cat([bundle.vocabulary.gpt2_ids[self.own], torch.tensor([UNSEEN])])  # (W,)
 
-    def chances(self, logits: Tensor) -> Tensor:
-        """Probabilities of tokens (..., W)."""
-        rows = logits.float().cpu().softmax(-1)
-        return torch.cat([rows[..., self.own], rows[..., self.shared].sum(-1, keepdim=True)], -1)
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities (..., W) of the tokens for logits (..., V)."""
+        probs = logits.float().cpu().softmax(-1)
+        return torch.cat([probs[..., self.own], probs[..., self.shared].sum(-1, keepdim=True)], -1)
 
     def likeliest(self, chances: Tensor, count: int) -> list[Any]:
-        """The likeliest tokens at each place as [id, share] pairs, likeliest first."""
+        """The likeliest tokens at each place as [id, probability in 1/10,000], the likeliest first."""
         top = chances.topk(min(count, chances.shape[-1]))
-        return torch.stack([self.token_ids[top.indices], share(top.values)], -1).tolist()
+        return torch.stack([self.token_ids[top.indices], ten_thousandths(top.values)], -1).tolist()
 
     def weights(self) -> str:
-        """Attention weights in 255ths, a byte each: L, H, and row by row what is not above the diagonal."""
+        """Attention weights in 1/255, one byte each, in base64: of each layer and head the lower triangle by rows."""
         lower = torch.tril_indices(len(self.ids), len(self.ids))
-        levels = (attention_weights(self.model, self.rows).cpu()[:, :, lower[0], lower[1]] * 255).round()
+        levels = (attention_weights(self.model, self.model_ids).cpu()[:, :, lower[0], lower[1]] * 255).round()
         return base64.b64encode(levels.to(torch.uint8).numpy().tobytes()).decode()
 
     def without(self, layer: int, head: int, chances: Tensor) -> dict[str, Any]:
-        """What happens to the guesses `chances` (T, W) when a head is switched off.
+        """How the guesses `chances` (T, W) change when a head is switched off, in 1/10,000.
 
-        `moved` is the probability that goes to other tokens, `shares` what the likeliest guesses still get, `real` what
-        the token that really came gets, and `up` the token that gains most: [id, before, after].
+        `moved` is the probability that moves to other tokens, `shares` the new probabilities of the likeliest guesses,
+        `real` that of the token that really followed, and `up` the token that gains most: [id, before, after].
         """
-        logits = logits_without(self.model, self.rows, layer=layer, head=head)
-        after = self.chances(logits)
+        logits = logits_without(self.model, self.model_ids, layer=layer, head=head)
+        after = self.probabilities(logits)
         gains = after - chances
         risen = gains.argmax(-1, keepdim=True)
         top = chances.topk(min(GUESSES, chances.shape[-1])).indices
-        up = [self.token_ids[risen], share(chances.gather(1, risen)), share(after.gather(1, risen))]
+        up = [self.token_ids[risen], ten_thousandths(chances.gather(1, risen)), ten_thousandths(after.gather(1, risen))]
         return {
-            "moved": share(gains.clamp(min=0).sum(-1)).tolist(),
-            "shares": share(after.gather(1, top)).tolist(),
-            "real": share(torch.exp2(-surprise(self.bundle, self.ids, logits))).tolist(),
+            "moved": ten_thousandths(gains.clamp(min=0).sum(-1)).tolist(),
+            "shares": ten_thousandths(after.gather(1, top)).tolist(),
+            "real": ten_thousandths(torch.exp2(-surprise(self.bundle, self.ids, logits))).tolist(),
             "up": torch.cat(up, 1).tolist(),
         }
 
     def values(self, name: str) -> dict[str, Any]:
-        """All that the page shows of this model."""
-        shape, lens = self.model.config, logit_lens(self.model, self.rows)
-        chances = self.chances(lens[-1])
+        """Everything that the page shows of this model."""
+        shape, lens = self.model.config, logit_lens(self.model, self.model_ids)
+        chances = self.probabilities(lens[-1])
         heads = range(shape.n_head)
         guesses = self.likeliest(chances, GUESSES)
-        stages = [self.likeliest(self.chances(stage), LENS_GUESSES) for stage in lens]
+        stages = [self.likeliest(self.probabilities(stage), LENS_GUESSES) for stage in lens]
         off = [[self.without(layer, head, chances) for head in heads] for layer in range(shape.n_layer)]
         shown = {index for stage in (guesses, *stages) for place in stage for index, _ in place}
         shown |= {index for layer in off for head in layer for index, _, _ in head["up"]} | set(self.ids)
         return {
             "name": name,
-            "facts": facts(self.bundle),
+            "facts": model_summary(self.bundle),
             "layers": shape.n_layer,
             "heads": shape.n_head,
             "weights": self.weights(),
@@ -112,17 +112,17 @@ class Reader:
             "guesses": guesses,
             "lens": stages,
             "off": off,
-            "pieces": {index: label(self.bundle.tokenizer, index) for index in sorted(shown)},
+            "pieces": {index: token_label(self.bundle.tokenizer, index) for index in sorted(shown)},
         }
 
 
-def share(chances: Tensor) -> Tensor:
-    """Probabilities as whole numbers of ten-thousandths, which are short to write down."""
+def ten_thousandths(chances: Tensor) -> Tensor:
+    """Probabilities as whole numbers of 1/10,000, which take little space in the page."""
     return (chances * 10_000).round().long()
 
 
-def facts(bundle: Bundle) -> str:
-    """One line on a model."""
+def model_summary(bundle: Bundle) -> str:
+    """Layers, heads, parameters and validation figure of a model in one line."""
     shape = bundle.model.config
     line = f"{shape.n_layer} layers of {shape.n_head} heads, {bundle.model.num_parameters():,} parameters"
     if (bits := bundle.info.get("val_bits_per_byte")) is not None:
@@ -137,7 +137,7 @@ def attention_page(
     *,
     names: tuple[str, str] = ("this model", "the other model"),
 ) -> str:
-    """One reading of `prompt` as an HTML page that needs nothing else; with `other`, both models side by side.
+    """How a model reads `prompt`, as an HTML page that needs no other file; with `other`, two models side by side.
 
     Raises:
         UserError: the prompt does not fit into a model's context.
@@ -145,24 +145,24 @@ def attention_page(
     bundles = [bundle] if other is None else [bundle, other]
     texts = [read(each, prompt) for each in bundles]  # the same ids; refused if they do not fit into one of the models
     data = {
-        "tokens": [{"id": index, "text": label(bundle.tokenizer, index)} for index in texts[0]],
-        "models": [Reader(each, texts[0]).values(name) for each, name in zip(bundles, names, strict=False)],
+        "tokens": [{"id": index, "text": token_label(bundle.tokenizer, index)} for index in texts[0]],
+        "models": [ModelReader(each, texts[0]).values(name) for each, name in zip(bundles, names, strict=False)],
     }
-    style = (FOLDER / "attention.css").read_text(encoding="utf-8")
-    script = "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("attention.js", "attention_map.js"))
+    style = (SOURCES / "attention.css").read_text(encoding="utf-8")
+    script = "".join((SOURCES / name).read_text(encoding="utf-8") for name in ("attention.js", "attention_map.js"))
     parts = {
         "style": style,
-        "style_hash": digest(style),
+        "style_hash": policy_hash(style),
         "script": script,
-        "script_hash": digest(script),
+        "script_hash": policy_hash(script),
         "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c"),
     }
-    template = (FOLDER / "attention.html").read_text(encoding="utf-8")
+    template = (SOURCES / "attention.html").read_text(encoding="utf-8")
     return re.sub(r"{{(\w+)}}", lambda place: parts[place[1]], template)
 
 
-def digest(source: str) -> str:
-    """What the page's security policy knows its own style and script by; no others run in it."""
+def policy_hash(source: str) -> str:
+    """The hash by which the page's content security policy allows its own style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
 
 
@@ -178,8 +178,8 @@ def run(config: Config, arguments: Namespace) -> None:
         temporary.write_text(page, encoding="utf-8")
     ids = read(bundles[0], arguments.prompt)
     weights = attention_weights(bundles[0].model, bundles[0].vocabulary.from_gpt2(ids).to(device))
-    labels = [label(bundles[0].tokenizer, index) for index in ids]
-    draw(weights.cpu(), labels, config.paths.results / "attention_map.png")
+    labels = [token_label(bundles[0].tokenizer, index) for index in ids]
+    draw_attention(weights.cpu(), labels, config.paths.results / "attention_map.png")
     for name in ("attention.html", "attention_map.png"):
         print(f"wrote {config.paths.results / name}", file=sys.stderr)
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 LONGEST_LABEL = 12  # characters
 
 
-def draw(weights: Tensor, labels: list[str], path: Path) -> None:
+def draw_attention(weights: Tensor, labels: list[str], path: Path) -> None:
     """Draw weights (L, H, T, T) as a PNG: a row for each layer, a column for each head, the mean at the end."""
     with atomic_write(path) as temporary:
         picture(weights, labels).savefig(temporary, format="png", dpi=110)
 
 
 def picture(weights: Tensor, labels: list[str]) -> "Figure":
-    """The figure of `draw`."""
+    """The figure of `draw_attention`."""
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
@@ -44,7 +44,7 @@ def picture(weights: Tensor, labels: list[str]) -> "Figure":
 
 
 def name_tokens(axes: "Axes", labels: list[str], *, left: bool, below: bool) -> None:
-    """Write the tokens at the axes; where there are very many, every n-th."""
+    """Label the axes with the tokens; with every n-th one if there are very many."""
     every = max(1, len(labels) // 40)
     places = range(0, len(labels), every)
     names = [drawable(labels[t]) for t in places]
@@ -57,7 +57,7 @@ def name_tokens(axes: "Axes", labels: list[str], *, left: bool, below: bool) -> 
 
 
 def drawable(text: str) -> str:
-    """The text, cut if it is long, with its Unicode numbers for characters that matplotlib's own font lacks."""
+    """The text, cut if it is long; a character that matplotlib's own font lacks is shown as its Unicode number."""
     from matplotlib.font_manager import findfont, get_font
 
     font = get_font(findfont("DejaVu Sans"))

@@ -9,24 +9,27 @@ import zipfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 import yaml
+from typing_extensions import TypeVar
 
 from config.cli import CONFIG_FILE
 from config.schema import RENAMED, SECTIONS, Config, UserError
+from model.language_model import LanguageModel
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from utils.files import atomic_write
 
 FORMAT = 1
+Model = TypeVar("Model", bound=LanguageModel, covariant=True, default=GPT)
 
 
 @dataclass
-class Bundle:
-    """A model and all that belongs to it.
+class Bundle(Generic[Model]):
+    """A model and all that belongs to it. `Bundle` alone holds a GPT; `Bundle[LanguageModel]` may hold an ensemble.
 
     Attributes:
         model: in evaluation mode, on its device.
@@ -36,7 +39,7 @@ class Bundle:
         info: facts of the run: epoch, step, val_nats_per_token, split_hash, ...
     """
 
-    model: GPT
+    model: Model
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     config: Config

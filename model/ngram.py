@@ -144,7 +144,7 @@ class NGram:
     def unigram(self) -> Floats:
         """The lowest level, (50257,): what is expected when nothing is known of the context."""
         gram, _, excess, rest = self.levels[0].share(np.zeros(1, dtype=np.int64))
-        expected = self.floor * rest
+        expected: Floats = self.floor * rest
         expected[self.levels[0].tokens[gram]] += excess
         return expected
 
@@ -166,7 +166,9 @@ class NGram:
             tokens = tokens[len(tokens) - 1 - tokens[::-1].index(END) :]
         if not tokens:
             return self.unigram()
-        return self.spread([ids[-1:] for ids in self.grams(tokens)], self.unigram(), np.arange(NUM_TOKENS))[0]
+        contexts = [ids[-1:] for ids in self.grams(tokens)]
+        found: Floats = self.spread(contexts, self.unigram(), np.arange(NUM_TOKENS))[0]
+        return found
 
     def spread(self, contexts: Sequence[Ints], unigram: Floats, id_of: Ints) -> Floats:
         """Probabilities (n, V) after n contexts.
@@ -187,6 +189,29 @@ class NGram:
         if places:
             np.add.at(dense.reshape(-1), np.concatenate(places), np.concatenate(amounts))
         return dense
+
+    def sample(self, count: int, allowed: NDArray[np.bool_], *, length: int, seed: int) -> list[tuple[list[int], bool]]:
+        """Draw `count` new tweets: GPT-2 ids without end marks, and whether it ended within `length` tokens.
+
+        Args:
+            allowed: (50257,) the tokens that may be drawn, the end mark among them.
+        """
+        assert len(self.levels) > 1, "a unigram model has no contexts to draw in"
+        random, reach = np.random.default_rng(seed), len(self.levels) - 1
+        tokens = np.flatnonzero(allowed)
+        column = np.full(NUM_TOKENS, len(tokens))  # of each token; the last one is of all that may not be drawn
+        column[tokens] = np.arange(len(tokens))
+        unigram = np.bincount(column, self.unigram(), len(tokens) + 1).astype(np.float64)
+        tweets: list[list[int]] = [[END] for _ in range(count)]
+        for _ in range(length):
+            unfinished = [tweet for tweet in tweets if len(tweet) == 1 or tweet[-1] != END]
+            if not unfinished:
+                break
+            last = np.array([([MISSING] * reach + tweet)[-reach:] for tweet in unfinished], dtype=np.int64)
+            edges = self.spread(self.contexts(last), unigram, column)[:, :-1].cumsum(1)
+            for tweet, edge in zip(unfinished, edges, strict=True):
+                tweet.append(int(tokens[np.searchsorted(edge, random.random() * edge[-1], side="right")]))
+        return [(tweet[1:-1], True) if len(tweet) > 1 and tweet[-1] == END else (tweet[1:], False) for tweet in tweets]
 
     @contextmanager
     def without(self, tweet: Sequence[int]) -> Iterator[list[Ints]]:
@@ -290,9 +315,10 @@ class UnigramInRows:
         total = self.total + int(fewer.sum())
         if total == 0:
             return self.floor
-        expected = self.sums + self.floor * (self.discounted + less.sum())
+        expected: Floats = self.sums + self.floor * (self.discounted + less.sum())
         np.add.at(expected, self.id_of[self.level.tokens[changed]], fewer - less)
-        return expected / total
+        expected /= total
+        return expected
 
 
 def left_out_rows(ngram: NGram, tweets: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Iterator[Floats]:

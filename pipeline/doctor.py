@@ -17,7 +17,7 @@ from dataclasses import replace
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config.schema import Config, DataConfig, UserError
 from utils.fields import one_line
@@ -27,7 +27,9 @@ from utils.preprocess import Collector, Corpus, Tweet, load_processed
 from utils.sources import open_sources, read_posts
 
 if TYPE_CHECKING:  # torch may be what is missing
+    from model.vocabulary import Vocabulary
     from trainer.job import Job
+    from trainer.train import Trainer
 
 CORE = {
     "torch": "the model",
@@ -211,10 +213,8 @@ def measure(config: Config, tweets: Sequence[Tweet], share: float) -> dict[str, 
 
     from model.tokenizer import load_tokenizer
     from model.vocabulary import Vocabulary
-    from trainer.job import TEACHER_TOKENS, VAL_TOKENS, prepare, step_bytes
+    from trainer.job import TEACHER_TOKENS, VAL_TOKENS, step_bytes
     from trainer.tokens import Tokens
-    from trainer.train import Trainer
-    from utils.run_log import RunLog
 
     total = len(tweets) / share
     trained, held = total * (1 - config.data.val_fraction), total * config.data.val_fraction
@@ -225,21 +225,12 @@ def measure(config: Config, tweets: Sequence[Tweet], share: float) -> dict[str, 
     recipe = replace(config.train, resume=False)
     if tokens.num_predictions / share > TEACHER_TOKENS:
         recipe = replace(recipe, ngram_weight=0.0)
-    with tempfile.TemporaryDirectory() as folder:
-        here = replace(config, paths=replace(config.paths, root=folder, checkpoint=None), train=recipe)
-        corpus = Corpus(few, few, {"split": {"hash": ""}})
-        started = time.perf_counter()
-        job = prepare(here, corpus, vocabulary=vocabulary, log=RunLog(Path(folder) / "metrics.jsonl"))
-        preparing = (time.perf_counter() - started) / len(few) * trained
-        trainer = Trainer(job)
-        started = time.perf_counter()
-        trainer.validate()
-        per_token = (time.perf_counter() - started) / job.val.num_predictions
-        training = seconds_per_token(job) * trained * job.train.num_predictions / len(few) * config.train.epochs
-    rows = trained * len(job.train.starts) / len(few)
-    steps = math.ceil(rows / config.train.batch_size) * config.train.epochs
+    job, trial = time_trial(replace(config, train=recipe), few, vocabulary)
+    training = trial.step_token * trained * job.train.num_predictions / len(few) * config.train.epochs
+    steps = math.ceil(trained * len(job.train) / len(few) / config.train.batch_size) * config.train.epochs
     val_tokens = min(VAL_TOKENS, held * job.val.num_predictions / len(few))
-    seconds = preparing + training + (config.train.epochs + 1) * val_tokens * per_token
+    scoring = (config.train.epochs + 1) * val_tokens * trial.val_token
+    seconds = trial.preparing / len(few) * trained + training + scoring
     return {
         "parameters": job.model.num_parameters(),
         "vocab_size": vocabulary.vocab_size,
@@ -251,22 +242,45 @@ def measure(config: Config, tweets: Sequence[Tweet], share: float) -> dict[str, 
     }
 
 
-def seconds_per_token(job: "Job") -> float:
+class Trial(NamedTuple):
+    """What a trial took, seconds: to prepare it, for a token of validation, for a token of training."""
+
+    preparing: float
+    val_token: float
+    step_token: float
+
+
+def time_trial(config: Config, tweets: Sequence[Tweet], vocabulary: "Vocabulary") -> tuple["Job", Trial]:
+    """Prepare a run on these tweets in a folder that is gone afterwards, validate, and take some steps."""
+    from trainer.job import prepare
+    from trainer.train import Trainer
+    from utils.run_log import RunLog
+
+    with tempfile.TemporaryDirectory() as folder:
+        here = replace(config, paths=replace(config.paths, root=folder, checkpoint=None))
+        corpus = Corpus(tweets, tweets, {"split": {"hash": ""}})
+        started = time.perf_counter()
+        job = prepare(here, corpus, vocabulary=vocabulary, log=RunLog(Path(folder) / "metrics.jsonl"))
+        preparing, trainer = time.perf_counter() - started, Trainer(job)
+        started = time.perf_counter()
+        trainer.validate()
+        val_token = (time.perf_counter() - started) / job.val.num_predictions
+        return job, Trial(preparing, val_token, seconds_per_token(trainer))
+
+
+def seconds_per_token(trainer: "Trainer") -> float:
     """Of real training steps, SECONDS long together but at least three, after one to warm up."""
     from trainer.progress import Progress
-    from trainer.train import Trainer
 
-    trainer = Trainer(job)
     trainer.progress = Progress(0)
     trainer.progress.close()  # nothing to see
     trainer.model.train()
-    batches = job.train.epoch(job.config.train.batch_size, seed=0, epoch=0)
-    unseen = job.train.unk_replacements(job.unk_ids, rate=job.config.train.unk_replacement, seed=0, epoch=0)
-    state = trainer.state
-    trainer.update(batches[0], unseen)
+    recipe, state = trainer.config, trainer.state
+    epoch = trainer.job.train.epoch(recipe.batch_size, seed=0, number=0, unk_rate=recipe.unk_replacement)
+    trainer.step(epoch, epoch.steps[0])
     tokens, seconds = state.tokens, state.seconds
     while state.seconds - seconds < SECONDS or state.step < 4:
-        trainer.update(batches[state.step % len(batches)], unseen)
+        trainer.step(epoch, epoch.steps[state.step % len(epoch.steps)])
     return (state.seconds - seconds) / (state.tokens - tokens)
 
 

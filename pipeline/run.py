@@ -8,16 +8,17 @@ from dataclasses import asdict, replace
 
 from config.schema import Config
 from evaluation.evaluate import evaluate, write_results
-from generate.generate import Sample, generate, load_copy_check, show
+from generate.generate import Sample, format_sample, generate, load_copy_check
 from model.checkpoint import load_bundle
 from model.device import choose_device
-from trainer.train import State, train
+from trainer.saving import State
+from trainer.train import train
 from utils import plot_loss
 from utils.files import atomic_write
 from utils.lock import only_run
 from utils.preprocess import Tweet, preprocess
 
-SHOWN = 8  # samples printed; samples.txt has them all
+SHOWN_EVERY = 2  # every second sample is printed; samples.txt has them all
 
 
 def run(config: Config, arguments: Namespace) -> None:
@@ -34,7 +35,7 @@ def whole_job(config: Config, arguments: Namespace) -> None:
     samples = write_samples(config, ["", *openings(corpus.train, 4)], each=4)
     found = evaluate(config, corpus)
     write_results(config, found)
-    print("\n".join(show(sample) for sample in samples[:: len(samples) // SHOWN]))
+    print("\n".join(format_sample(sample) for sample in samples[::SHOWN_EVERY]))
     print("\n" + "\n".join([how_it_ended(config, state), *found.result["verdict"]]))
     print(
         "More like these: python main.py generate"
@@ -55,7 +56,7 @@ def write_samples(config: Config, prompts: Sequence[str], *, each: int) -> list[
     samples = generate(bundle, prompts, settings, load_copy_check(config.paths, bundle.tokenizer))
     lines = ["Settings: " + ", ".join(f"{key} {value}" for key, value in asdict(settings).items())]
     for sample in samples:
-        lines += ["", f"Prompt: {sample.prompt!r}", show(sample)]
+        lines += ["", f"Prompt: {sample.prompt!r}", format_sample(sample)]
     path = config.paths.results / "samples.txt"
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

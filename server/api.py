@@ -1,9 +1,9 @@
-"""An OpenAI-compatible API: completions, chat as a thin wrapper around them, models, health and metrics.
+"""The OpenAI-compatible API: completions, chat, models, health and metrics.
 
-Differences, all on purpose: max_tokens is by default what the settings say, because a tweet ends by itself; a space at
-a prompt's end is dropped, because GPT-2's words begin with theirs; penalties other than repetition_penalty, tools and
-pictures are refused with a reason. The model was taught to write tweets, not to answer: a chat's last user message is
-what it goes on with.
+It differs from OpenAI's on purpose. max_tokens is by default that of the settings, because a tweet ends by itself. A
+space at a prompt's end is dropped, because GPT-2's words begin with their space. Penalties other than
+repetition_penalty, tools and pictures are refused with a reason. The model was trained to write tweets, not to answer:
+a chat continues the last user message.
 """
 
 import secrets
@@ -18,171 +18,158 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match
 
 from config.schema import GenerateConfig, ServeConfig, UserError
-from server.engine import Busy, Engine
-from server.errors import ApiError, refused
-from server.metrics import Metrics
-from server.middleware import Guard
-from server.responses import ChatJob, Events, Job, finished
+from server.engine import Engine, QueueFull, TextRequest
+from server.middleware import Metrics, RequestChecks
+from server.responses import ChatReply, EventStream, TextCompletion, wait_until_done
 from server.schemas import (
     MODEL_NAME,
+    ApiError,
     ChatCompletion,
     ChatRequest,
     Completion,
     CompletionRequest,
-    ErrorAnswer,
+    ErrorContent,
     Health,
-    ModelCard,
+    ModelInfo,
     ModelList,
     SamplingRequest,
+    validation_error,
 )
 
-COLDEST = 0.01  # below, the scores would overflow and the likeliest token wins anyway
+MIN_TEMPERATURE = 0.01  # below it the logits would overflow, and the likeliest token wins anyway
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]
 
 
-class Server:
-    """What the routes do.
-
-    Args:
-        engine: writes the texts.
-        settings: limits.
-        defaults: how texts are drawn where a client does not say.
-        created: when the model was made, seconds since 1970.
-    """
+class Routes:
+    """The handlers of the API's routes; for the arguments see `create_api`."""
 
     def __init__(self, engine: Engine, settings: ServeConfig, defaults: GenerateConfig, created: int) -> None:
         self.engine, self.settings, self.defaults = engine, settings, defaults
         self.metrics = Metrics()
-        self.card = {"id": MODEL_NAME, "object": "model", "created": created, "owned_by": "you"}
+        self.info = {"id": MODEL_NAME, "object": "model", "created": created, "owned_by": "you"}
 
     async def health(self) -> Response:
-        """The server is up."""
+        """Whether the server runs."""
         return JSONResponse({"status": "ok"})
 
-    async def count(self) -> Response:
+    async def prometheus(self) -> Response:
         """Counters for Prometheus."""
         return PlainTextResponse(self.metrics.text(self.engine.stats()), media_type="text/plain; version=0.0.4")
 
     async def models(self) -> Response:
-        """The models that can be asked."""
-        return JSONResponse({"object": "list", "data": [self.card]})
+        """The list of models; there is one."""
+        return JSONResponse({"object": "list", "data": [self.info]})
 
     async def model(self, model: str) -> Response:
-        """One of them."""
-        self.check_model(model)
-        return JSONResponse(self.card)
+        """The model of this name."""
+        check_model(model)
+        return JSONResponse(self.info)
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
-        """Go on with a prompt."""
+        """Continue a prompt."""
         prompt: Any = body.prompt
         single = isinstance(prompt, str) or isinstance(prompt[0], int)
-        scored = body.logprobs is not None and bool(body.echo)
-        texts = self.submit([prompt] if single else prompt, body, logprobs=body.logprobs, score_prompt=scored)
-        job = Job(texts, self.prompt_tokens(texts, body), echo=bool(body.echo), logprobs=body.logprobs)
-        return await self.answer(job, body, request)
+        texts = self.submit([prompt] if single else prompt, body, logprobs=body.logprobs, echo=bool(body.echo))
+        completion = TextCompletion(texts, body.n or 1, logprobs=body.logprobs is not None)
+        return await self.respond(completion, body, request)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
-        """Go on with what the user said last."""
+        """Continue the last user message."""
         if body.max_completion_tokens is not None:
             body.max_tokens = body.max_completion_tokens
         users = [message for message in body.messages if message.role == "user"] or body.messages
         content = users[-1].content or ""
         prompt = content if isinstance(content, str) else "".join(part.text for part in content)
-        texts = self.submit([prompt], body)
-        return await self.answer(ChatJob(texts, self.prompt_tokens(texts, body)), body, request)
+        return await self.respond(ChatReply(self.submit([prompt], body), body.n or 1), body, request)
 
-    def submit(self, prompts: list[Any], body: SamplingRequest, **asked: Any) -> list[Any]:
-        """Hand all texts of a request to the engine, or none."""
-        self.check_model(body.model)
+    def submit(self, prompts: list[Any], body: SamplingRequest, **options: Any) -> list[TextRequest]:
+        """Submit all texts of a request to the engine, or none; `options` are those of `Engine.submit`."""
+        check_model(body.model)
         sampling = self.sampling(body)
         seed = secrets.randbelow(2**31) if body.seed is None else body.seed
         stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
-        texts = []
+        texts: list[TextRequest] = []
         try:
             for prompt in prompts:
                 for number in range(body.n or 1):
-                    texts.append(self.engine.submit(prompt, sampling, seed=seed + number, stop=stop, **asked))
-        except (UserError, Busy) as error:
+                    texts.append(self.engine.submit(prompt, sampling, seed=seed + number, stop=stop, **options))
+        except (UserError, QueueFull) as error:
             for text in texts:
                 text.cancel()
-            if isinstance(error, Busy):
+            if isinstance(error, QueueFull):
                 raise ApiError(429, str(error), code="queue_full", headers={"Retry-After": "1"}) from None
             raise ApiError(400, str(error), param="prompt", code="context_length_exceeded") from None
         return texts
 
     def sampling(self, body: SamplingRequest) -> GenerateConfig:
-        """How to draw: what the client says, within bounds, else the defaults."""
-        said = {name: getattr(body, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
-        said = {name: value for name, value in said.items() if value is not None}
-        if said.get("temperature", 1.0) < COLDEST:
-            said["temperature"] = 0.0
-        if "top_p" in said:
-            said["top_p"] = max(said["top_p"], 1e-6)
-        if "top_k" in said:
-            said["top_k"] = max(said["top_k"], 0)
-        return replace(self.defaults, **said, max_new_tokens=body.max_tokens or self.defaults.max_new_tokens)
+        """The sampling settings: the client's, within bounds, and the defaults for the rest."""
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        given = {name: value for name in names if (value := getattr(body, name)) is not None}
+        if given.get("temperature", 1.0) < MIN_TEMPERATURE:
+            given["temperature"] = 0.0
+        if "top_p" in given:
+            given["top_p"] = max(given["top_p"], 1e-6)
+        if "top_k" in given:
+            given["top_k"] = max(given["top_k"], 0)
+        return replace(self.defaults, **given, max_new_tokens=body.max_tokens or self.defaults.max_new_tokens)
 
-    def prompt_tokens(self, texts: list[Any], body: SamplingRequest) -> int:
-        """Tokens of the prompts, each counted once, with the end mark that stands before it."""
-        return sum(1 + len(text.draft.ids) for text in texts[:: body.n or 1])
-
-    def check_model(self, model: str) -> None:
-        """Refuse the names of other models."""
-        if model != MODEL_NAME:
-            raise ApiError(404, f"there is no model {model!r} here, only {MODEL_NAME!r}", param="model")
-
-    async def answer(self, job: Job, body: SamplingRequest, request: Request) -> Response:
-        """The job's answer, whole or as a stream."""
+    async def respond(self, completion: TextCompletion, body: SamplingRequest, request: Request) -> Response:
+        """The HTTP response: a stream, or the whole completion once it is done."""
         seconds = self.settings.timeout_seconds
         if body.stream:
-            job.usage = bool(body.stream_options and body.stream_options.include_usage)
-            return Events(job, seconds)
-        if await finished(job, request.receive, seconds):
-            return JSONResponse(job.whole())
-        return Response(status_code=499)  # as nginx calls it; the client has left and never sees it
+            completion.include_usage = bool(body.stream_options and body.stream_options.include_usage)
+            return EventStream(completion, seconds)
+        if await wait_until_done(completion, request.receive, seconds):
+            return JSONResponse(completion.whole())
+        return Response(status_code=499)  # nginx's code for a client that has left, which never sees it
+
+
+def check_model(name: str) -> None:
+    """Refuse the names of other models."""
+    if name != MODEL_NAME:
+        raise ApiError(404, f"there is no model {name!r} here, only {MODEL_NAME!r}", param="model")
 
 
 def create_api(engine: Engine, settings: ServeConfig, defaults: GenerateConfig, *, created: int = 0) -> FastAPI:
-    """The application; the caller starts and ends the engine.
+    """The application; the caller starts and closes the engine.
 
     Args:
         engine: writes the texts.
         settings: limits, and the key.
-        defaults: how texts are drawn where a client does not say.
-        created: when the model was made, seconds since 1970.
+        defaults: sampling settings that a request does not give.
+        created: when the model was made, in seconds since 1970.
     """
-    server = Server(engine, settings, defaults, created)
+    routes = Routes(engine, settings, defaults, created)
     app = FastAPI(title="elon-transformer", version="1", description=__doc__, docs_url=None, redoc_url=None)
-    app.state.server = server
     stream: dict[int | str, Any] = {200: {"content": {"text/event-stream": {}}}}
     text: dict[int | str, Any] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
     keyed = (401,) if settings.api_key else ()
     host = (403,) if settings.local else ()
-    asked = errors(400, 404, 408, 413, 429, 500, 503, *host, *keyed)
+    writing = error_schemas(400, 404, 408, 413, 429, 500, 503, *host, *keyed)
     add = app.add_api_route
-    add("/health", server.health, response_model=Health, responses=errors(*host))
-    add("/metrics", server.count, response_class=PlainTextResponse, responses={**text, **errors(*host, *keyed)})
-    add("/v1/models", server.models, response_model=ModelList, responses=errors(*host, *keyed))
-    add("/v1/models/{model}", server.model, response_model=ModelCard, responses=errors(404, *host, *keyed))
+    add("/health", routes.health, response_model=Health, responses=error_schemas(*host))
+    plain = {**text, **error_schemas(*host, *keyed)}
+    add("/metrics", routes.prometheus, response_class=PlainTextResponse, responses=plain)
+    add("/v1/models", routes.models, response_model=ModelList, responses=error_schemas(*host, *keyed))
+    add("/v1/models/{model}", routes.model, response_model=ModelInfo, responses=error_schemas(404, *host, *keyed))
     for path, route, kind in (
-        ("/v1/completions", server.completions, Completion),
-        ("/v1/chat/completions", server.chat, ChatCompletion),
+        ("/v1/completions", routes.completions, Completion),
+        ("/v1/chat/completions", routes.chat, ChatCompletion),
     ):
-        add(path, route, methods=["POST"], response_model=kind, responses={**stream, **asked})
-    add_errors(app)
-    app.add_middleware(Guard, settings=settings, metrics=server.metrics)
-    described = app.openapi()
-    app.openapi_schema = honest(described, engine, keyed=bool(keyed))
+        add(path, route, methods=["POST"], response_model=kind, responses={**stream, **writing})
+    add_error_handlers(app)
+    app.add_middleware(RequestChecks, settings=settings, metrics=routes.metrics)
+    app.openapi_schema = patch_openapi(app.openapi(), engine, keyed=bool(keyed))
     return app
 
 
-def errors(*statuses: int) -> dict[int | str, Any]:
-    """The error answers of a route, for its description."""
-    return {status: {"model": ErrorAnswer} for status in statuses}
+def error_schemas(*statuses: int) -> dict[int | str, Any]:
+    """The error responses of a route, for its OpenAPI description."""
+    return {status: {"model": ErrorContent} for status in statuses}
 
 
-def add_errors(app: FastAPI) -> None:
-    """Have everything that goes wrong told as OpenAI does; unknown paths under /v1 are not the playground's."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Send every error in OpenAI's form, and answer unknown paths under /v1, which the playground would take."""
 
     async def api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
@@ -190,7 +177,7 @@ def add_errors(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return refused(error.errors()).response()
+        return validation_error(error.errors()).response()
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -214,13 +201,13 @@ def add_errors(app: FastAPI) -> None:
         app.add_route(path, unknown, methods=METHODS, include_in_schema=False)
 
 
-def honest(described: dict[str, Any], engine: Engine, *, keyed: bool) -> dict[str, Any]:
-    """The OpenAPI description, as this server really is: its model, its context, its errors, its key."""
+def patch_openapi(schema: dict[str, Any], engine: Engine, *, keyed: bool) -> dict[str, Any]:
+    """FastAPI's OpenAPI description, changed to what this server does: its model, context length, errors and key."""
     longest = engine.bundle.model.config.block_size - 2
-    for operations in described["paths"].values():
+    for operations in schema["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)
-    schemas = described["components"]["schemas"]
+    schemas = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     for name in ("CompletionRequest", "ChatRequest"):
@@ -228,9 +215,9 @@ def honest(described: dict[str, Any], engine: Engine, *, keyed: bool) -> dict[st
     _, _, ids, lists = schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"]
     ids["maxItems"] = lists["items"]["maxItems"] = longest
     if keyed:
-        described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path, operations in described["paths"].items():
+        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in schema["paths"].items():
             if path != "/health":
                 for operation in operations.values():
                     operation["security"] = [{"key": []}]
-    return described
+    return schema

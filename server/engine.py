@@ -1,8 +1,8 @@
-"""One model for many clients: texts are written side by side, and new ones join while others run.
+"""The engine: one model writes the texts of many requests side by side, on a thread of its own.
 
-All of the model's work is done on one thread. Requests wait in a queue until there is a place beside those that are
-being written; each takes its place with it when it ends or is cancelled. A text does not depend on its neighbours:
-it is the one that `generate.generate.generate` writes for the same prompt, settings and seed.
+Requests wait in a queue until there is a place among the texts that are being written. A text gives its place up when
+it ends or is cancelled, and the next request joins. A text does not depend on the others: it equals the one that
+`generate.generate.generate` writes for the same prompt, settings and seed.
 """
 
 import asyncio
@@ -15,77 +15,70 @@ from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 
-import torch
 from torch import Tensor
 
 from config.schema import GenerateConfig
 from generate.copies import CopyCheck
-from generate.generate import Batch, Draft, Sample, finish, start
+from generate.generate import Draft, DraftBatch, Sample, finish, start
 from model.checkpoint import Bundle
 from model.tokenizer import END
-from server.streaming import Piece, StopWriter, Token, make_token, score_prompt
+from server.streaming import StopBuffer, TextDelta, Token, score_prompt
 
-READ_AT_ONCE = 512  # prompt tokens, padding counted, read between two steps: more would make running texts stutter
-
-
-class Busy(Exception):
-    """The queue is full."""
+MAX_PREFILL = 512  # prompt tokens, padding included, read between two steps: more would delay the running texts
 
 
-class Request:
-    """A text that was asked for; iterate over it (or `async for`) to get its pieces as they are written.
+class QueueFull(Exception):
+    """Too many requests are waiting."""
+
+
+class TextRequest:
+    """A text that was asked for. Iterating over it gives its TextDeltas as they are written.
 
     Attributes:
         draft: the text as the model sees it.
-        text: the continuation so far, never half a character, never a stop string or what may become one.
-        prompt_tokens: the prompt's tokens with their log-probabilities, if they were asked for.
+        text: what was written so far, after the prompt if it is echoed; it never holds half a character or (the
+            beginning of) a stop string.
         finish_reason: "stop" (ended by itself or at a stop string), "length", "cancelled"; "" while it is written.
+        finished: done when the text has ended.
     """
 
     def __init__(
-        self, engine: "Engine", draft: Draft, *, logprobs: int | None, stop: Sequence[str], score_prompt: bool
+        self, engine: "Engine", draft: Draft, *, logprobs: int | None, stop: Sequence[str], echo: bool
     ) -> None:
-        self.engine, self.draft, self.logprobs, self.score_prompt = engine, draft, logprobs, score_prompt
-        self.text, self.prompt_tokens, self.finish_reason = "", list[Token](), ""
+        tokenizer = engine.bundle.tokenizer
+        self.engine, self.draft, self.logprobs = engine, draft, logprobs
+        self.text, self.finish_reason = "", ""
+        self.echo = tokenizer.decode(draft.ids) if echo else None
         self.finished: Future[None] = Future()
-        self.finished.set_running_or_notify_cancel()  # from now on only the engine says what becomes of it
-        self._pieces: list[Piece] = []
-        self._listeners: list[Callable[[Piece | None], object]] = []
+        self.finished.set_running_or_notify_cancel()  # from now on only the engine can end it
+        self._deltas: list[TextDelta] = []
+        self._listeners: list[Callable[[TextDelta | None], object]] = []
         self._lock = threading.Lock()
-        self._writer = StopWriter(engine.bundle.tokenizer, stop)
+        self._buffer = StopBuffer(tokenizer, stop, start=len(self.echo or ""))
 
-    def listen(self, callback: Callable[[Piece | None], object]) -> None:
-        """Give every piece, those written already too, and None at the end, to `callback`, on the engine's thread."""
+    def listen(self, callback: Callable[[TextDelta | None], object]) -> None:
+        """Call `callback` with every delta, then with None: at once with earlier ones, else on the engine's thread."""
         with self._lock:
-            for piece in self._pieces:
-                callback(piece)
+            for delta in self._deltas:
+                callback(delta)
             if self.finished.done():
                 callback(None)
             self._listeners.append(callback)
 
-    def __iter__(self) -> Iterator[Piece]:
-        pieces: SimpleQueue[Piece | None] = SimpleQueue()
-        self.listen(pieces.put)
-        while (piece := pieces.get()) is not None:
-            yield piece
+    def __iter__(self) -> Iterator[TextDelta]:
+        deltas: SimpleQueue[TextDelta | None] = SimpleQueue()
+        self.listen(deltas.put)
+        while (delta := deltas.get()) is not None:
+            yield delta
         self.finished.result()
-
-    async def __aiter__(self) -> AsyncIterator[Piece]:
-        async for _, piece in as_written([self]):
-            if piece is not None:
-                yield piece
-
-    async def wait(self) -> None:
-        """Until it has ended, for asyncio."""
-        await asyncio.wrap_future(self.finished)
 
     @property
     def tokens(self) -> list[Token]:
-        """The tokens of `text` so far."""
-        return [token for piece in self._pieces for token in piece.tokens]
+        """The tokens of `text` so far; a prompt's own only if log-probabilities were asked for."""
+        return [token for delta in self._deltas for token in delta.tokens]
 
     def result(self, timeout: float | None = None) -> Sample:
-        """The whole text, once it has ended.
+        """The finished text; waits for it.
 
         Raises:
             TimeoutError: it takes longer than `timeout` seconds.
@@ -94,30 +87,37 @@ class Request:
         return finish(self.draft, self.engine.bundle.tokenizer, self.engine.copies)
 
     def cancel(self) -> None:
-        """Give its place up at the next step; what was written stays."""
+        """Give up its place at the next step; what was written stays."""
         self.engine.cancel(self)
 
-    def write(self, index: int, scores: Tensor | None) -> None:
-        """Take a token in, with what might have stood there; the engine's business, as are `say` and `end`."""
-        if index != END:
-            tokenizer, start = self.engine.bundle.tokenizer, self._writer.position
-            self.say(self._writer.push(make_token(tokenizer, index, scores, self.logprobs or 0, start)))
-            if self._writer.stopped:
-                self.draft.done, self.draft.cut = "stop", len(self.text)
+    def send_prompt(self) -> None:
+        """Send the prompt as the first delta, if it is to be echoed. For the engine only, like the next three."""
+        if self.echo is not None:
+            scored = self.logprobs is not None
+            tokens = score_prompt(self.engine.bundle, self.draft.ids, top=self.logprobs or 0) if scored else []
+            self.send(TextDelta(self.echo, tokens))
 
-    def say(self, piece: Piece | None) -> None:
-        """Hand a piece on."""
-        if piece is not None:
+    def add(self, index: int, scores: Tensor | None) -> None:
+        """Add a GPT-2 id; `scores` (50257,) are the log-probabilities at its place, if they were asked for."""
+        if index == END:
+            return
+        self.send(self._buffer.push(index, scores, top=self.logprobs or 0))
+        if self._buffer.stopped:
+            self.draft.done, self.draft.cut = "stop", len(self.text) - len(self.echo or "")
+
+    def send(self, delta: TextDelta | None) -> None:
+        """Give a delta to all listeners."""
+        if delta is not None:
             with self._lock:
-                self.text += piece.text
-                self._pieces.append(piece)
+                self.text += delta.text
+                self._deltas.append(delta)
                 for callback in self._listeners:
-                    callback(piece)
+                    callback(delta)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say what was held back, and that this is all."""
-        if not self._writer.stopped:
-            self.say(self._writer.rest())
+        """Send what was held back, then the end."""
+        if not self._buffer.stopped:
+            self.send(self._buffer.flush())
         self.finish_reason = self.draft.done
         with self._lock:
             self.finished.set_exception(error) if error else self.finished.set_result(None)
@@ -125,23 +125,23 @@ class Request:
                 callback(None)
 
 
-async def as_written(requests: Sequence[Request]) -> AsyncIterator[tuple[int, Piece | None]]:
-    """For asyncio, and without a thread: (number of the request, piece) as they come; None when that one has ended."""
-    loop, news = asyncio.get_running_loop(), asyncio.Queue[tuple[int, Piece | None]]()
+async def stream_deltas(requests: Sequence[TextRequest]) -> AsyncIterator[tuple[int, TextDelta | None]]:
+    """For asyncio, without a thread: (number of the request, delta) as they come; a None delta ends that request."""
+    loop, events = asyncio.get_running_loop(), asyncio.Queue[tuple[int, TextDelta | None]]()
 
-    def hand_over(number: int, piece: Piece | None) -> None:
+    def put(number: int, delta: TextDelta | None) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            loop.call_soon_threadsafe(news.put_nowait, (number, piece))
+            loop.call_soon_threadsafe(events.put_nowait, (number, delta))
 
     for number, request in enumerate(requests):
-        request.listen(partial(hand_over, number))
+        request.listen(partial(put, number))
     running = len(requests)
     while running:
-        number, piece = await news.get()
-        if piece is None:
+        number, delta = await events.get()
+        if delta is None:
             running -= 1
             requests[number].finished.result()
-        yield number, piece
+        yield number, delta
 
 
 class Engine:
@@ -149,27 +149,27 @@ class Engine:
 
     Args:
         bundle: the model.
-        copies: finds what is copied from the training tweets, for `Request.result`; None: nobody can say.
-        width: texts written side by side.
-        queue: requests that may wait for a place.
+        copies: finds copies of training tweets, for `TextRequest.result`; None if there is nothing to compare with.
+        width: how many texts are written side by side.
+        queue: how many requests may wait.
     """
 
     def __init__(self, bundle: Bundle, copies: CopyCheck | None, *, width: int, queue: int) -> None:
         self.bundle, self.copies, self.width, self.queue = bundle, copies, width, queue
         self.counts = {"requests": 0, "refused": 0, "cancelled": 0, "prompt_tokens": 0, "tokens": 0}
-        self._batch = Batch(bundle)
-        self._running: dict[int, Request] = {}  # by the id() of their drafts
-        self._waiting: deque[Request] = deque()
+        self._batch = DraftBatch(bundle)
+        self._running: dict[int, TextRequest] = {}  # by id() of the draft
+        self._waiting: deque[TextRequest] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Cancel what is left, and end."""
+        """Cancel what is running and waiting, and end the thread."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -186,7 +186,7 @@ class Engine:
         self.close()
 
     def stats(self) -> dict[str, int]:
-        """Counts since the start, and how many texts are running and waiting now."""
+        """Totals since the start, and how many texts are running and waiting now."""
         with self._wake:
             return {**self.counts, "running": len(self._running), "waiting": len(self._waiting)}
 
@@ -198,36 +198,36 @@ class Engine:
         seed: int,
         logprobs: int | None = None,
         stop: Sequence[str] = (),
-        score_prompt: bool = False,
-    ) -> Request:
+        echo: bool = False,
+    ) -> TextRequest:
         """Ask for a text; returns at once.
 
         Args:
             prompt: text, or GPT-2 token ids.
-            settings: how it is drawn; `num_samples` and `seed` are not looked at.
+            settings: how it is sampled; its `num_samples` and `seed` are ignored.
             seed: of this text.
-            logprobs: how many of the likeliest tokens to tell at each place, beside the log-probability of the one
-                that was drawn; None: neither.
-            stop: the text ends before any of these.
-            score_prompt: tell the prompt's own log-probabilities too.
+            logprobs: compute the log-probability of each token, and of this many of the likeliest tokens at its
+                place; None: no log-probabilities.
+            stop: the text ends before any of these strings.
+            echo: the text begins with the prompt.
 
         Raises:
             UserError: the prompt leaves no room in the context.
-            Busy: as many requests as may are waiting already.
+            QueueFull: the queue is full, or the engine is closed.
         """
         draft = start(self.bundle, prompt, settings, seed)
-        request = Request(self, draft, logprobs=logprobs, stop=stop, score_prompt=score_prompt)
+        request = TextRequest(self, draft, logprobs=logprobs, stop=stop, echo=echo)
         with self._wake:
             if self._closed or len(self._waiting) + len(self._running) >= self.width + self.queue:
                 self.counts["refused"] += 1
-                raise Busy(f"{len(self._waiting)} requests are waiting already: try again in a moment")
+                raise QueueFull(f"{len(self._waiting)} requests are waiting already: try again in a moment")
             self.counts["requests"] += 1
             self._waiting.append(request)
             self._wake.notify()
         return request
 
-    def cancel(self, request: Request) -> None:
-        """See `Request.cancel`."""
+    def cancel(self, request: TextRequest) -> None:
+        """Cancel a request that waits or runs; nothing happens if it has ended."""
         with self._wake:
             if request.draft.done:
                 return
@@ -236,10 +236,10 @@ class Engine:
             if waiting := request in self._waiting:
                 self._waiting.remove(request)
         if waiting:
-            request.end()  # else the thread does it at its next step
+            request.end()  # a running one is ended by the thread, at its next step
 
-    def _work(self) -> None:
-        """The thread: while there are requests, let new ones in and write a token of each."""
+    def _run(self) -> None:
+        """The thread's loop: admit new requests, then write one token of each text."""
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._closed or self._waiting or self._running)
@@ -248,64 +248,58 @@ class Engine:
                 new = self._admit()
             try:
                 self._step(new)
-            except Exception as error:  # of one bad round, not of the server: those in it get to know
+            except Exception as error:  # the requests of this step fail with it; the engine goes on
                 self._fail(error)
         self._fail(None)
         while self._waiting:
             self._waiting[0].cancel()
 
-    def _admit(self) -> list[Request]:
-        """The requests that may join now: while there are places, and prompts to read stay few."""
-        new: list[Request] = []
+    def _admit(self) -> list[TextRequest]:
+        """The requests that join now: as many as there are places, and no more prompt tokens than MAX_PREFILL."""
+        new: list[TextRequest] = []
         longest = 0
         while self._waiting and len(self._running) < self.width:
             longest = max(longest, 1 + len(self._waiting[0].draft.ids))
-            if new and longest * (len(new) + 1) > READ_AT_ONCE:
+            if new and longest * (len(new) + 1) > MAX_PREFILL:
                 break
             new.append(self._waiting.popleft())
             self._running[id(new[-1].draft)] = new[-1]
         return new
 
-    def _step(self, new: list[Request]) -> None:
-        """One round: read the new prompts, write a token of each text, let go of those that are done."""
+    def _step(self, new: list[TextRequest]) -> None:
+        """One step: read the new prompts, write one token of each text, release the texts that are done."""
         for request in list(self._running.values()):
-            if request.draft.done:  # cancelled since the last round
-                self._leave(request)
+            if request.draft.done:  # cancelled since the last step
+                self._release(request)
         self._batch.advance()
         if new := [request for request in new if not request.finished.done()]:
             self._batch.join([request.draft for request in new])
             for request in new:
                 self.counts["prompt_tokens"] += len(request.draft.ids)
-                if request.score_prompt:
-                    request.prompt_tokens = score_prompt(self.bundle, request.draft.ids, request.logprobs or 0)
+                request.send_prompt()
         if not self._batch.drafts:
             return
         written = self._batch.draw()
-        requests = [self._running[id(draft)] for draft, _ in written]
         self.counts["tokens"] += len(written)
-        asked = [place for place, request in enumerate(requests) if request.logprobs is not None]
-        scores = dict(zip(asked, self._log_probs(asked), strict=True))
+        requests = [self._running[id(draft)] for draft, _ in written]
+        scores: dict[int, Tensor] = {}  # place in the batch: log-probabilities (50257,)
+        if scored := [place for place, request in enumerate(requests) if request.logprobs is not None]:
+            logits = self._batch.logits[scored].float().cpu()
+            scores = dict(zip(scored, self.bundle.vocabulary.log_probs(logits), strict=True))
         for place, (draft, index) in enumerate(written):
-            request = requests[place]
-            request.write(index, scores.get(place))
+            requests[place].add(index, scores.get(place))
             if draft.done:
-                self._leave(request)
+                self._release(requests[place])
 
-    def _leave(self, request: Request, error: BaseException | None = None) -> None:
-        """Give its place to others."""
+    def _release(self, request: TextRequest, error: BaseException | None = None) -> None:
+        """Free its place, and end it."""
         with self._wake:
             del self._running[id(request.draft)]
         request.end(error)
 
-    def _log_probs(self, places: list[int]) -> Tensor:
-        """Log-probabilities (n, 50257) of the tokens just drawn at these places of the batch."""
-        if not places:
-            return torch.empty(0)
-        return self.bundle.vocabulary.log_probs(self._batch.logits[places].float().cpu())
-
     def _fail(self, error: BaseException | None) -> None:
-        """End what is running, with an error or as cancelled, and begin afresh."""
+        """End all running requests, with the error or as cancelled, and start an empty batch."""
         for request in list(self._running.values()):
             request.draft.done = request.draft.done or "cancelled"
-            self._leave(request, error)
-        self._batch = Batch(self.bundle)
+            self._release(request, error)
+        self._batch = DraftBatch(self.bundle)

@@ -1,32 +1,89 @@
-"""What stands before every request: whose it is, how long it is, how long it takes to arrive; and the books."""
+"""The checks before every request (host, key, size and time of the body), and the counters for Prometheus."""
 
 import asyncio
 import hmac
 import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.schema import LOCAL_HOSTS, ServeConfig
-from server.errors import ApiError
-from server.metrics import Metrics
+from server.schemas import ApiError
 
-DRAIN_BYTES = 16_000_000  # of a body that is too long are read and dropped, so that its sender gets to see the answer
-CLOSE = {"connection": "close"}  # what is left of the body would be taken for the next request
-OURS = ("/v1", "/health", "/metrics", "/openapi.json")
+DRAIN_BYTES = 16_000_000  # read and dropped beyond the limit, so that the client gets to read the error
+CLOSE = {"connection": "close"}  # the rest of the body would be taken for the next request
+API_PATHS = ("/v1", "/health", "/metrics", "/openapi.json")  # with all below /v1; the others are the playground's
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
+COUNTED_PATHS = ("/v1/models", "/v1/completions", "/v1/chat/completions", "/health", "/metrics")  # others: "other"
+ENGINE_METRICS = {
+    "running": ("gauge", "texts being written"),
+    "waiting": ("gauge", "texts waiting for a place"),
+    "requests": ("counter", "texts asked for"),
+    "refused": ("counter", "texts refused because the queue was full"),
+    "cancelled": ("counter", "texts cancelled before they ended"),
+    "prompt_tokens": ("counter", "prompt tokens read"),
+    "tokens": ("counter", "tokens written"),
+}
 
 
-def is_ours(path: str) -> bool:
-    """Whether a path belongs to the API rather than to the playground."""
-    return path in OURS or path.startswith("/v1/")
+class Metrics:
+    """Counts the HTTP requests by path and status, and measures how long completions take."""
+
+    def __init__(self) -> None:
+        self.responses: Counter[tuple[str, int]] = Counter()
+        self.buckets = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0
+
+    def count(self, path: str, status: int, seconds: float) -> None:
+        """Count a response; status 0 means that the client left before there was one."""
+        self.responses[path if path in COUNTED_PATHS else "other", status] += 1
+        if path in ("/v1/completions", "/v1/chat/completions"):
+            self.buckets[bisect_left(BUCKETS, seconds)] += 1
+            self.seconds += seconds
+
+    def text(self, engine_stats: dict[str, int]) -> str:
+        """All counters in Prometheus' text format; `engine_stats` are those of `Engine.stats`.
+
+        See https://prometheus.io/docs/instrumenting/exposition_formats/.
+        """
+        return "\n".join([*self.http_lines(), *engine_lines(engine_stats)]) + "\n"
+
+    def http_lines(self) -> Iterator[str]:
+        """The lines on HTTP requests."""
+        yield "# HELP elon_http_requests_total answers by path and status\n# TYPE elon_http_requests_total counter"
+        for (path, status), number in sorted(self.responses.items()):
+            yield f'elon_http_requests_total{{path="{path}",status="{status}"}} {number}'
+        yield "# HELP elon_request_seconds how long texts took, from request to last byte"
+        yield "# TYPE elon_request_seconds histogram"
+        total = 0
+        for edge, number in zip([*map(str, BUCKETS), "+Inf"], self.buckets, strict=True):
+            total += number
+            yield f'elon_request_seconds_bucket{{le="{edge}"}} {total}'
+        yield f"elon_request_seconds_sum {self.seconds:.6f}\nelon_request_seconds_count {total}"
 
 
-class Guard:
-    """An ASGI middleware: refuses strangers and monsters, hands the whole body on, and keeps the books.
+def engine_lines(stats: dict[str, int]) -> Iterator[str]:
+    """The lines on the engine."""
+    for name, (kind, help_text) in ENGINE_METRICS.items():
+        full = f"elon_engine_{name}" + ("_total" if kind == "counter" else "")
+        yield f"# HELP {full} {help_text}\n# TYPE {full} {kind}\n{full} {stats[name]}"
 
-    A web page elsewhere can make a browser send requests to this machine under a name of its own that suddenly points
-    here (DNS rebinding); so a server that is there for this machine only answers to this machine's names only.
+
+class RequestChecks:
+    """An ASGI middleware. It refuses requests to other hosts, without the key, or with a body that is too long or too
+    slow, and counts the others with them.
+
+    The host check prevents DNS rebinding: a web page can make a browser send requests to 127.0.0.1 under the page's
+    own host name. A server that listens for this machine only therefore accepts the names of this machine only.
+
+    Args:
+        app: gets the requests that pass, each with its whole body.
+        settings: host, key and limits.
+        metrics: counts the requests to the API.
     """
 
     def __init__(self, app: ASGIApp, settings: ServeConfig, metrics: Metrics) -> None:
@@ -36,9 +93,9 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 0
+        path, started, status = scope["path"], time.perf_counter(), 0
 
-        async def note(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -49,18 +106,18 @@ class Guard:
                 headers = Headers(scope=scope)
                 self.check_host(headers)
                 if scope["type"] == "http":
-                    self.check_key(scope["path"], headers)
-                    receive = await self.whole_body(headers, receive)
+                    self.check_key(path, headers)
+                    receive = await self.read_body(headers, receive)
             except ApiError as error:
-                await error.response()(scope, receive, note)
+                await error.response()(scope, receive, send_and_note)
                 return
-            await self.app(scope, receive, note)
+            await self.app(scope, receive, send_and_note)
         finally:
-            if is_ours(scope["path"]):
-                self.metrics.count(scope["path"], status, time.perf_counter() - started)
+            if path in API_PATHS or path.startswith("/v1/"):
+                self.metrics.count(path, status, time.perf_counter() - started)
 
     def check_host(self, headers: Headers) -> None:
-        """Refuse a name that is not this machine's, if it is there for this machine only."""
+        """Refuse other host names than this machine's, if the server listens for this machine only."""
         if not self.settings.local:
             return
         try:
@@ -71,7 +128,7 @@ class Guard:
             raise ApiError(403, "this server answers as 127.0.0.1 and localhost only", code="host_not_allowed")
 
     def check_key(self, path: str, headers: Headers) -> None:
-        """Refuse clients of the API that don't have the key, where there is one."""
+        """Refuse requests to the API without the key, if there is one."""
         if self.settings.api_key is None or not (path.startswith("/v1/") or path in ("/v1", "/metrics")):
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -83,39 +140,33 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    async def whole_body(self, headers: Headers, receive: Receive) -> Receive:
-        """Read the body, if it is short enough and comes in time; returns a `receive` that gives it."""
+    async def read_body(self, headers: Headers, receive: Receive) -> Receive:
+        """Read the whole body; returns a `receive` that gives it.
+
+        Raises:
+            ApiError: it is too long, takes too long, or ends early.
+        """
         if "transfer-encoding" not in headers and headers.get("content-length", "0") == "0":
             return receive
-        try:
-            async with asyncio.timeout(self.settings.timeout_seconds):
-                body = await self.read(receive, 1000 * self.settings.max_body_kb)
-        except TimeoutError:
-            raise ApiError(
-                408, f"the body took longer than {self.settings.timeout_seconds:g} seconds", headers=CLOSE
-            ) from None
-        given = False
-
-        async def replay() -> Message:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        return replay
-
-    async def read(self, receive: Receive, limit: int) -> bytes:
-        """The body, of at most `limit` bytes."""
+        limit, seconds = 1000 * self.settings.max_body_kb, self.settings.timeout_seconds
         parts: list[bytes] = []
         size, more = 0, True
-        while more and size <= limit + DRAIN_BYTES:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ApiError(400, "the client left before its body was whole", headers=CLOSE)
-            size += len(message.get("body", b""))
-            more = message.get("more_body", False)
-            parts = [*parts, message.get("body", b"")] if size <= limit else []
+        try:
+            async with asyncio.timeout(seconds):
+                while more and size <= limit + DRAIN_BYTES:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(400, "the client left before its body was whole", headers=CLOSE)
+                    size += len(message.get("body", b""))
+                    more = message.get("more_body", False)
+                    parts = [*parts, message.get("body", b"")] if size <= limit else []
+        except TimeoutError:
+            raise ApiError(408, f"the body took longer than {seconds:g} seconds", headers=CLOSE) from None
         if size > limit:
             raise ApiError(413, f"the body is longer than {self.settings.max_body_kb} kB", headers=CLOSE)
-        return b"".join(parts)
+        messages: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
+
+        async def replay() -> Message:
+            return messages.pop() if messages else await receive()
+
+        return replay

@@ -1,4 +1,4 @@
-"""Texts of the engine as OpenAI's JSON: whole, or chunk by chunk as server-sent events."""
+"""OpenAI's JSON for the engine's texts: as one response, or chunk by chunk as server-sent events."""
 
 import asyncio
 import json
@@ -11,139 +11,116 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from server.engine import Request, as_written
-from server.errors import ApiError
-from server.schemas import MODEL_NAME
+from server.engine import TextRequest, stream_deltas
+from server.schemas import MODEL_NAME, ApiError
 from server.streaming import Token, token_text
 
 
 @dataclass
-class Job:
-    """The texts that one HTTP request asked for.
+class TextCompletion:
+    """The response to one request of /v1/completions.
 
     Attributes:
-        texts: one for each choice.
-        prompt_tokens: those of a prompt with several choices count once.
-        echo: say the prompt too.
-        logprobs: how many likeliest tokens to tell; None: no log-probabilities.
-        usage: tell the usage at the end of a stream.
+        texts: one for each choice; `n` in a row have the same prompt.
+        logprobs: whether the choices hold log-probabilities.
+        include_usage: whether a stream ends with the usage.
     """
 
-    texts: list[Request]
-    prompt_tokens: int
-    echo: bool = False
-    logprobs: int | None = None
-    usage: bool = False
+    texts: list[TextRequest]
+    n: int
+    logprobs: bool = False
+    include_usage: bool = False
     id: str = field(default_factory=lambda: "cmpl-" + secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
     kind = chunk_kind = "text_completion"
 
     def cancel(self) -> None:
-        """Give all places up."""
+        """Give up the places of all texts."""
         for text in self.texts:
             text.cancel()
 
-    def answer(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """What every answer and every chunk of one is made of."""
-        return {"id": self.id, "object": kind, "created": self.created, "model": MODEL_NAME, "choices": choices}
+    def body(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """The fields that a response and each chunk have in common."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": MODEL_NAME, "choices": choices, **more}
 
-    def counts(self) -> dict[str, int]:
-        """The usage."""
+    def usage(self) -> dict[str, int]:
+        """Tokens read (each prompt once, with the end mark before it) and written."""
+        read = sum(1 + len(text.draft.ids) for text in self.texts[:: self.n])
         written = sum(len(text.draft.new) for text in self.texts)
-        total = self.prompt_tokens + written
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": written, "total_tokens": total}
+        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
     def whole(self) -> dict[str, Any]:
-        """The answer, once all texts have ended."""
-        choices = []
-        for index, text in enumerate(self.texts):
-            choices.append(self.choice(index, self.prompt(text) + text.text, self.all_tokens(text), text.finish_reason))
-        return {**self.answer(self.kind, choices), "usage": self.counts()}
+        """The whole response, once all texts have ended."""
+        choices = [
+            self.choice(index, text.text, text.tokens, text.finish_reason) for index, text in enumerate(self.texts)
+        ]
+        return self.body(self.kind, choices, usage=self.usage())
 
-    def choice(self, index: int, text: str, tokens: Sequence[tuple[Token, int]], reason: str | None) -> dict[str, Any]:
-        """A choice of an answer, or of a chunk; each token with its offset."""
-        scores = self.scores(tokens) if self.logprobs is not None else None
+    def choice(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
+        """A choice of the response. The log-probabilities have OpenAI's older form: top_logprobs always holds the
+        sampled token too."""
+        scores = None
+        if self.logprobs:
+            tokenizer = self.texts[index].engine.bundle.tokenizer
+            scores = {
+                "tokens": [token.text for token in tokens],
+                "token_logprobs": [token.logprob for token in tokens],
+                "top_logprobs": [
+                    {token_text(tokenizer, other): score for other, score in token.top} | {token.text: token.logprob}
+                    for token in tokens
+                ],
+                "text_offset": [token.start for token in tokens],
+            }
         return {"index": index, "text": text, "logprobs": scores, "finish_reason": reason}
 
-    def prompt(self, text: Request) -> str:
-        """The prompt as the model read it, if it is to be said."""
-        return text.engine.bundle.tokenizer.decode(text.draft.ids) if self.echo else ""
+    def first_choice(self, index: int) -> dict[str, Any] | None:
+        """The choice of a chunk before the text's first one, if there is such a chunk."""
+        return None
 
-    def prompt_scores(self, text: Request) -> list[tuple[Token, int]]:
-        """The prompt's tokens, if they are to be said."""
-        return [(token, token.start) for token in text.prompt_tokens] if self.echo else []
+    def chunk_choice(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
+        """A choice of a chunk."""
+        return self.choice(index, text, tokens, reason)
 
-    def placed(self, text: Request, tokens: Sequence[Token]) -> list[tuple[Token, int]]:
-        """Tokens of the continuation, with where each begins in the text that the client gets."""
-        before = len(self.prompt(text)) if self.logprobs is not None else 0
-        return [(token, before + token.start) for token in tokens]
-
-    def all_tokens(self, text: Request) -> list[tuple[Token, int]]:
-        """Every token of the text that the client gets."""
-        return [*self.prompt_scores(text), *self.placed(text, text.tokens)]
-
-    def scores(self, tokens: Sequence[tuple[Token, int]]) -> dict[str, Any]:
-        """OpenAI's older form of log-probabilities: the drawn token always stands among the likeliest."""
-        tokenizer = self.texts[0].engine.bundle.tokenizer
-        return {
-            "tokens": [token.text for token, _ in tokens],
-            "token_logprobs": [token.logprob for token, _ in tokens],
-            "top_logprobs": [
-                {token_text(tokenizer, index): score for index, score in token.top} | {token.text: token.logprob}
-                for token, _ in tokens
-            ],
-            "text_offset": [offset for _, offset in tokens],
-        }
-
-    def opening(self, index: int, text: Request) -> dict[str, Any] | None:
-        """The choice of a stream's first chunk, where there is something to say before the continuation."""
-        return self.choice(index, self.prompt(text), self.prompt_scores(text), None) if self.echo else None
-
-    def chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
-        """One server-sent event."""
-        content = self.answer(self.chunk_kind, choices)
-        return event({**content, "usage": usage} if self.usage else content)
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The whole stream, to the [DONE] at its end."""
-        opened = set()
-        async for index, piece in as_written(self.texts):
-            text = self.texts[index]
-            if index not in opened and (opening := self.opening(index, text)):
-                yield self.chunk([opening])
-            opened.add(index)
-            if piece is None:
-                yield self.chunk([self.choice(index, "", [], text.finish_reason)])
-            else:
-                yield self.chunk([self.choice(index, piece.text, self.placed(text, piece.tokens), None)])
-        if self.usage:
-            yield self.chunk([], self.counts())
-        yield b"data: [DONE]\n\n"
+    async def events(self, seconds: float) -> AsyncIterator[bytes]:
+        """The stream as server-sent events, to the [DONE] at its end; an error takes its place after `seconds`."""
+        more: dict[str, Any] = {"usage": None} if self.include_usage else {}
+        begun: set[int] = set()
+        try:
+            async with asyncio.timeout(seconds):
+                async for index, delta in stream_deltas(self.texts):
+                    if index not in begun and (first := self.first_choice(index)):
+                        yield event(self.body(self.chunk_kind, [first], **more))
+                    begun.add(index)
+                    text, tokens = (delta.text, delta.tokens) if delta else ("", [])
+                    reason = None if delta else self.texts[index].finish_reason
+                    choice = self.chunk_choice(index, text, tokens, reason)
+                    yield event(self.body(self.chunk_kind, [choice], **more))
+                if self.include_usage:
+                    yield event(self.body(self.chunk_kind, [], usage=self.usage()))
+                yield b"data: [DONE]\n\n"
+        except TimeoutError:
+            yield event(timeout_error(seconds).content.model_dump())
 
 
 @dataclass
-class ChatJob(Job):
-    """The same as a conversation."""
+class ChatReply(TextCompletion):
+    """The response to one request of /v1/chat/completions."""
 
     id: str = field(default_factory=lambda: "chatcmpl-" + secrets.token_hex(12))
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
-    def whole(self) -> dict[str, Any]:
-        choices = []
-        for index, text in enumerate(self.texts):
-            message = {"role": "assistant", "content": text.text}
-            reason = text.finish_reason
-            choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": reason})
-        return {**self.answer(self.kind, choices), "usage": self.counts()}
+    def choice(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
 
-    def choice(self, index: int, text: str, tokens: Sequence[tuple[Token, int]], reason: str | None) -> dict[str, Any]:
-        delta = {"content": text} if reason is None else {}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-
-    def opening(self, index: int, text: Request) -> dict[str, Any]:
+    def first_choice(self, index: int) -> dict[str, Any]:
         delta = {"role": "assistant", "content": ""}
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def chunk_choice(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
+        delta = {"content": text} if reason is None else {}
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 
 
 def event(content: dict[str, Any]) -> bytes:
@@ -151,59 +128,51 @@ def event(content: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-class Events(StreamingResponse):
-    """A job's stream. When the client leaves, or time is up, its places are free again."""
+class EventStream(StreamingResponse):
+    """Sends a completion as it is written. Its texts are cancelled if the client leaves or the time is up."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, job: Job, seconds: float) -> None:
-        self.job, self.seconds = job, seconds
-        super().__init__(self.timed(), headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
-
-    async def timed(self) -> AsyncIterator[bytes]:
-        """The chunks; an error in place of what does not come in time."""
-        try:
-            async with asyncio.timeout(self.seconds):
-                async for chunk in self.job.chunks():
-                    yield chunk
-        except TimeoutError:
-            yield event(too_slow(self.seconds).answer.model_dump())
+    def __init__(self, completion: TextCompletion, seconds: float) -> None:
+        self.completion, self.seconds = completion, seconds
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(completion.events(seconds), headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(self.seconds + 1):  # for those who do not read what they get
+            async with asyncio.timeout(self.seconds + 1):  # also if the client does not read what is sent
                 await super().__call__(scope, receive, send)
         finally:
-            self.job.cancel()
+            self.completion.cancel()
 
 
-async def finished(job: Job, receive: Receive, seconds: float) -> bool:
-    """Wait for all of a job's texts; False if the client left before. Their places are free again in any case.
+async def wait_until_done(completion: TextCompletion, receive: Receive, seconds: float) -> bool:
+    """Wait for all texts of a completion; False if the client has left. What is unfinished is cancelled in any case.
 
     Raises:
-        ApiError: time is up.
+        ApiError: the time is up.
     """
-    gone: asyncio.Future[None] = asyncio.ensure_future(disconnected(receive))
-    done: asyncio.Future[Any] = asyncio.gather(*(text.wait() for text in job.texts))
+    left: asyncio.Future[None] = asyncio.ensure_future(wait_for_disconnect(receive))
+    done: asyncio.Future[Any] = asyncio.gather(*(asyncio.wrap_future(text.finished) for text in completion.texts))
     try:
-        await asyncio.wait({gone, done}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not done.done() and not gone.done():
-            raise too_slow(seconds)
+        await asyncio.wait({left, done}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not done.done() and not left.done():
+            raise timeout_error(seconds)
         if done.done():
             done.result()
         return done.done()
     finally:
-        job.cancel()
-        gone.cancel()
+        completion.cancel()
+        left.cancel()
         done.cancel()
 
 
-async def disconnected(receive: Receive) -> None:
-    """Until the client has left."""
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def too_slow(seconds: float) -> ApiError:
-    """The error of an answer that takes too long."""
+def timeout_error(seconds: float) -> ApiError:
+    """The error of a response that takes too long."""
     return ApiError(503, f"the answer took longer than {seconds:g} seconds: ask for less, or later", code="timeout")

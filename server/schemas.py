@@ -1,33 +1,37 @@
-"""What clients of the API may send, and what they get: OpenAI's shapes, as far as this model can fill them.
+"""The shapes of the API's requests, responses and errors: OpenAI's, as far as this model supports them.
 
-What can't be honoured is refused rather than ignored, where it would change the text. `null` always means the default.
+An option that would change the text and is not supported is refused, not ignored. `null` always means the default.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.responses import JSONResponse, Response
 
 MODEL_NAME = "elon-transformer"
-LAST_TOKEN = 50_255  # the end mark after it stands before every prompt already
+LAST_TOKEN = 50_255  # a prompt can't hold the end mark (50,256): the server puts one before each prompt
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+PROMPT_FORMS = "a string, a list of up to 16 strings, a list of token ids (0 to 50255), or a list of such lists"
 
 
-def whole(value: Any) -> Any:
-    """JSON does not tell 3.0 from 3."""
+def integer(value: Any) -> Any:
+    """3.0 as 3: to JSON both are the same number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def off(value: bool) -> bool:
-    """Only false will do."""
+def must_be_false(value: bool) -> bool:
+    """Refuses true."""
     if value:
         raise ValueError("must be false")
     return value
 
 
-WHOLE = BeforeValidator(whole)
-Off = Annotated[bool, AfterValidator(off), Field(json_schema_extra={"const": False})]
+WHOLE = BeforeValidator(integer)
+AlwaysFalse = Annotated[bool, AfterValidator(must_be_false), Field(json_schema_extra={"const": False})]
 TokenId = Annotated[int, Field(ge=0, le=LAST_TOKEN), WHOLE]
 StopString = Annotated[str, Field(max_length=200)]
-UNSUPPORTED = {  # what is told to who asks for these
+UNSUPPORTED = {  # the error message for each
     "frequency_penalty": "not supported, use repetition_penalty",
     "presence_penalty": "not supported, use repetition_penalty",
     "logit_bias": "not supported, leave it out",
@@ -41,19 +45,19 @@ UNSUPPORTED = {  # what is told to who asks for these
 
 
 class Strict(BaseModel):
-    """No true for 1, no "1" for 1, no NaN; fields that are not known are ignored."""
+    """Refuses true for 1, "1" for 1, and NaN; ignores unknown fields."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class StreamOptions(Strict):
-    """`include_usage`: a last chunk says how many tokens were read and written."""
+    """`include_usage`: the last chunk holds the numbers of tokens read and written."""
 
     include_usage: bool | None = None
 
 
 class SamplingRequest(Strict):
-    """What both kinds of request share; top_k, min_p and repetition_penalty are additions to OpenAI's."""
+    """The fields of both kinds of request; top_k, min_p and repetition_penalty are not OpenAI's."""
 
     model: str
     n: Annotated[int, Field(ge=1, le=16, description="texts for each prompt"), WHOLE] | None = None
@@ -74,7 +78,7 @@ class SamplingRequest(Strict):
 
 
 class CompletionRequest(SamplingRequest):
-    """Go on with a prompt, as text or as GPT-2 token ids; or with several."""
+    """Continue a prompt (text or GPT-2 token ids), or several."""
 
     prompt: (
         str
@@ -103,24 +107,24 @@ class Message(Strict):
 
 
 class TextFormat(Strict):
-    """The only form of an answer."""
+    """The only supported response format."""
 
     type: Literal["text"]
 
 
 class ChatRequest(SamplingRequest):
-    """The model was never taught to chat: it goes on with the last user's message, and looks at nothing else."""
+    """The model was not trained to chat: it continues the last user message and ignores the others."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
-    logprobs: Off | None = None
+    logprobs: AlwaysFalse | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     response_format: TextFormat | None = None
 
 
 class Usage(BaseModel):
-    """Tokens read and written, end marks counted."""
+    """Tokens read and written, end marks included."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -137,7 +141,7 @@ class Logprobs(BaseModel):
 
 
 class Choice(BaseModel):
-    """A text: "stop" if it ended by itself or at a stop string, "length" if it was cut."""
+    """One text; finish_reason is "stop" if it ended by itself or at a stop string, "length" if it was cut off."""
 
     index: int
     text: str
@@ -146,7 +150,7 @@ class Choice(BaseModel):
 
 
 class Completion(BaseModel):
-    """The answer of /v1/completions."""
+    """The response of /v1/completions."""
 
     id: str
     object: Literal["text_completion"]
@@ -157,14 +161,14 @@ class Completion(BaseModel):
 
 
 class Reply(BaseModel):
-    """What the model wrote."""
+    """The message that the model wrote."""
 
     role: Literal["assistant"]
     content: str
 
 
 class ChatChoice(BaseModel):
-    """One reply."""
+    """One text of a chat completion."""
 
     index: int
     message: Reply
@@ -173,7 +177,7 @@ class ChatChoice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """The answer of /v1/chat/completions."""
+    """The response of /v1/chat/completions."""
 
     id: str
     object: Literal["chat.completion"]
@@ -183,8 +187,8 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
-class ModelCard(BaseModel):
-    """A model that can be asked."""
+class ModelInfo(BaseModel):
+    """The served model."""
 
     id: str
     object: Literal["model"]
@@ -193,10 +197,10 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All of them."""
+    """A list of that one model."""
 
     object: Literal["list"]
-    data: list[ModelCard]
+    data: list[ModelInfo]
 
 
 class Health(BaseModel):
@@ -214,7 +218,54 @@ class ErrorDetail(BaseModel):
     code: str | None
 
 
-class ErrorAnswer(BaseModel):
+class ErrorContent(BaseModel):
     """OpenAI's error object."""
 
     error: ErrorDetail
+
+
+class ApiError(Exception):
+    """An error response.
+
+    Args:
+        status: of HTTP.
+        message: what went wrong and what to do, in one line.
+        param: the field of the request that is wrong.
+        code: OpenAI's name of the error, or ours.
+        headers: of the response.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, headers
+        kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        message = message.encode("utf-8", "backslashreplace").decode("utf-8")  # it may quote half a surrogate pair
+        self.content = ErrorContent(error=ErrorDetail(message=message, type=kind, param=param, code=code))
+
+    def response(self) -> Response:
+        """The response to send."""
+        return JSONResponse(self.content.model_dump(), status_code=self.status, headers=self.headers)
+
+
+def validation_error(problems: Sequence[Any]) -> ApiError:
+    """The ApiError for the first of the problems that pydantic found in a body."""
+    first = problems[0]
+    where = [str(part) for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is no JSON: {first['ctx']['error']} at character {first['loc'][-1]}")
+    if not where:
+        return ApiError(400, "the body must be a JSON object, sent with Content-Type: application/json")
+    name = where[0]
+    if name == "prompt" and first["type"] != "missing":
+        return ApiError(400, f"prompt must be {PROMPT_FORMS}", param="prompt")
+    if name in UNSUPPORTED:
+        return ApiError(400, f"{name}: {UNSUPPORTED[name]}", param=name)
+    return ApiError(400, f"{name}: {first['msg']}", param=name)

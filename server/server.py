@@ -1,4 +1,4 @@
-"""The HTTP server: a socket that listens, and uvicorn behind it."""
+"""The HTTP server: a listening socket, and uvicorn on it."""
 
 import asyncio
 import errno
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 
-HEADER_SECONDS = 10.0  # for the headers of a request to arrive
-GRACE_SECONDS = 1  # for open streams, after Ctrl-C
+HEADER_SECONDS = 10.0  # a request's headers must arrive within this time
+GRACE_SECONDS = 1  # open streams may go on for this long after Ctrl-C
 
 
 def listen(settings: ServeConfig) -> socket.socket:
-    """A socket on serve.host and serve.port.
+    """A socket that listens on serve.host and serve.port.
 
     Raises:
-        UserError: it can't be had.
+        UserError: the port is in use or not allowed, or the host is not this machine's.
     """
     where = f"port {settings.port} of {settings.host}"
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio only sends small answers at once (TCP_NODELAY) where a socket says that it is TCP
+    # asyncio sets TCP_NODELAY (small responses are sent at once) only if the socket names TCP as its protocol
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -45,44 +45,40 @@ def listen(settings: ServeConfig) -> socket.socket:
 
 
 def run_server(app: "FastAPI", sock: socket.socket, *, ready: Callable[[], None]) -> None:
-    """Answer until Ctrl-C, SIGTERM, or `should_exit` of the server."""
+    """Serve until Ctrl-C or SIGTERM; `ready` is called when the server listens."""
     make_server(app, ready=ready).run(sockets=[sock])
 
 
 def make_server(app: "FastAPI", *, ready: Callable[[], None]) -> Any:
-    """A uvicorn server that calls `ready` when it listens, and does not wait for headers for ever."""
+    """A uvicorn.Server that calls `ready` when it listens, and closes connections whose headers come too slowly."""
+    # long: the classes are here because uvicorn is an optional package, imported only to serve
     import h11
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    class Impatient(H11Protocol):
-        """Closes a connection whose next request has begun, or has never come, but is not there in time."""
+    class HeaderTimeoutProtocol(H11Protocol):
+        """Closes a connection if its first headers, or headers that have begun, are not complete in HEADER_SECONDS."""
 
         deadline: asyncio.TimerHandle | None = None
 
-        def expect(self) -> None:
-            """Watch the clock while headers are awaited."""
-            if self.conn.their_state is not h11.IDLE and self.deadline is not None:
+        def watch(self) -> None:
+            """Start the clock while headers are awaited, stop it when they are there."""
+            if self.conn.their_state is h11.IDLE and self.deadline is None:
+                self.deadline = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+            elif self.conn.their_state is not h11.IDLE and self.deadline is not None:
                 self.deadline.cancel()
                 self.deadline = None
-            elif self.conn.their_state is h11.IDLE and self.deadline is None:
-                self.deadline = self.loop.call_later(HEADER_SECONDS, self.transport.close)
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self.expect()
+            self.watch()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            self.expect()
+            self.watch()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            if self.deadline is not None:
-                self.deadline.cancel()
-
-    class Announced(uvicorn.Server):
-        """Says when it is ready."""
+    class ReadyServer(uvicorn.Server):
+        """Calls `ready` when it has started."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -90,17 +86,17 @@ def make_server(app: "FastAPI", *, ready: Callable[[], None]) -> Any:
 
     settings = uvicorn.Config(
         app,
-        http=Impatient,
+        http=HeaderTimeoutProtocol,
         ws="none",
         log_level="warning",
         timeout_graceful_shutdown=GRACE_SECONDS,
         server_header=False,
     )
-    return Announced(settings)
+    return ReadyServer(settings)
 
 
 def print_addresses(settings: ServeConfig, sock: socket.socket) -> None:
-    """Where to go."""
+    """Print where the server is."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{sock.getsockname()[1]}"
     key = "with your key" if settings.api_key else "any key will do"

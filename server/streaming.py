@@ -1,4 +1,4 @@
-"""Tokens as a reader sees them: what they say, how likely they were, and when their text may be shown."""
+"""Tokens with their text and log-probabilities, and the buffer that decides when text may be sent."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from model.tokenizer import END, Tokenizer
 
 @dataclass(frozen=True)
 class Token:
-    """A token and how likely it was.
+    """A token and its probability.
 
     Attributes:
-        id: of GPT-2.
-        text: its characters; "bytes:\\xf0\\x9f" where it holds only a part of one, as OpenAI writes it.
+        id: GPT-2 id.
+        text: its characters; "bytes:\\xf0\\x9f" if it holds only part of a character, as OpenAI writes it.
         logprob: natural log of the model's probability at temperature 1, over all GPT-2 tokens; NaN if not asked for.
         top: the likeliest (id, logprob), as many as were asked for.
-        start: where its text begins in the continuation (or in the prompt, for the prompt's own); characters.
+        start: position of its first character in the text that the client gets.
     """
 
     id: int
@@ -31,69 +31,71 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What came next: text that is complete, and the tokens that ended in it."""
+class TextDelta:
+    """The next part of a text: complete characters, and the tokens that end in them."""
 
     text: str
     tokens: list[Token]
 
 
-class StopWriter:
-    """Makes pieces out of tokens: characters appear when they are complete and can't be the beginning of a stop string.
+class StopBuffer:
+    """Turns tokens into TextDeltas: holds back half characters, and whatever may be the beginning of a stop string.
 
-    The text ends before the stop string that is complete first, read character by character, so that it does not
-    matter where one token ends and the next begins.
+    The text ends before the stop string that is complete first. Stop strings are searched in the characters, so they
+    are found wherever one token ends and the next begins.
+
+    Args:
+        tokenizer: decodes the tokens.
+        stop: the stop strings; empty ones are ignored.
+        start: characters that the client gets before the first token (an echoed prompt).
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self.decoder = tokenizer.stream()
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], *, start: int = 0) -> None:
+        self.tokenizer, self.decoder = tokenizer, tokenizer.stream()
         self.stop = [text for text in stop if text]
-        self.held = ""  # text that is complete, but not said yet
-        self.tokens: list[tuple[Token, int]] = []  # not said yet, with where each ends in the whole text
-        self.said = 0  # characters
+        self.pending = ""  # complete characters that are not sent yet
+        self.tokens: list[tuple[Token, int]] = []  # not sent yet; each with the position of its end
+        self.sent = start  # characters
         self.stopped = False
 
-    @property
-    def position(self) -> int:
-        """Characters that are complete, said or not."""
-        return self.said + len(self.held)
-
-    def push(self, token: Token) -> Piece | None:
-        """What can be said after this token."""
-        self.held += self.decoder.push(token.id).replace("\ufffd", "")
-        self.tokens.append((token, self.position))
-        found = [(self.held.index(stop) + len(stop), self.held.index(stop)) for stop in self.stop if stop in self.held]
+    def push(self, index: int, scores: Tensor | None = None, *, top: int = 0) -> TextDelta | None:
+        """What may be sent after this GPT-2 id; for `scores` and `top` see `make_token`."""
+        token = make_token(self.tokenizer, index, scores, top=top, start=self.sent + len(self.pending))
+        self.pending += self.decoder.push(index).replace("\ufffd", "")
+        self.tokens.append((token, self.sent + len(self.pending)))
+        begins = {stop: self.pending.find(stop) for stop in self.stop}
+        found = [(begin + len(stop), begin) for stop, begin in begins.items() if begin >= 0]
         if found:
             self.stopped = True
-            return self.say(min(found)[1])
-        return self.say(len(self.held) - self.suspicious())
+            return self.release(min(found)[1])
+        return self.release(len(self.pending) - self.held_back())
 
-    def suspicious(self) -> int:
-        """How many characters at the end may be the beginning of a stop string."""
-        longest = min(len(self.held), max(map(len, self.stop), default=1) - 1)
-        ends = range(longest, 0, -1)
-        return next((n for n in ends if any(stop.startswith(self.held[-n:]) for stop in self.stop)), 0)
+    def held_back(self) -> int:
+        """How many of the last characters may be the beginning of a stop string."""
+        longest = min(len(self.pending), max(map(len, self.stop), default=1) - 1)
+        lengths = range(longest, 0, -1)
+        return next((n for n in lengths if any(stop.startswith(self.pending[-n:]) for stop in self.stop)), 0)
 
-    def say(self, count: int) -> Piece | None:
-        """The first `count` of the held characters, with the tokens that belong to them."""
-        text, self.held = self.held[:count], self.held[count:]
-        self.said += count
-        if self.stopped:  # a token that begins in the text belongs to it
-            tokens, self.tokens = [token for token, _ in self.tokens if token.start < self.said], []
+    def release(self, count: int) -> TextDelta | None:
+        """The first `count` pending characters, with the tokens that belong to them."""
+        text, self.pending = self.pending[:count], self.pending[count:]
+        self.sent += count
+        if self.stopped:  # a token that begins before the stop string belongs to the text
+            tokens, self.tokens = [token for token, _ in self.tokens if token.start < self.sent], []
         else:
-            tokens = [token for token, end in self.tokens if end <= self.said] if text else []
+            tokens = [token for token, end in self.tokens if end <= self.sent] if text else []
             self.tokens = self.tokens[len(tokens) :]
-        return Piece(text, tokens) if text or tokens else None
+        return TextDelta(text, tokens) if text or tokens else None
 
-    def rest(self) -> Piece | None:
-        """All that was held back, when nothing more will come."""
-        text, self.held = self.held, ""
+    def flush(self) -> TextDelta | None:
+        """Everything that was held back, when no more tokens will come."""
+        text, self.pending = self.pending, ""
         tokens, self.tokens = [token for token, _ in self.tokens], []
-        return Piece(text, tokens) if text or tokens else None
+        return TextDelta(text, tokens) if text or tokens else None
 
 
 def token_text(tokenizer: Tokenizer, index: int) -> str:
-    """See `Token.text`."""
+    """The text of a GPT-2 id, as in `Token.text`."""
     raw = tokenizer.token_bytes[index]
     try:
         return raw.decode("utf-8")
@@ -101,8 +103,8 @@ def token_text(tokenizer: Tokenizer, index: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
-def make_token(tokenizer: Tokenizer, index: int, scores: Tensor | None, top: int, start: int) -> Token:
-    """A Token; `scores` (50257,) are the log-probabilities of what might have stood there."""
+def make_token(tokenizer: Tokenizer, index: int, scores: Tensor | None, *, top: int, start: int) -> Token:
+    """A Token. `scores` (50257,) are the log-probabilities at its place; None if they were not asked for."""
     text = token_text(tokenizer, index)
     if scores is None:
         return Token(index, text, math.nan, [], start)
@@ -112,14 +114,14 @@ def make_token(tokenizer: Tokenizer, index: int, scores: Tensor | None, top: int
 
 
 @torch.inference_mode()
-def score_prompt(bundle: Bundle, ids: list[int], top: int) -> list[Token]:
-    """The tokens of a prompt, each with its log-probability after those before it (the first: after the end mark)."""
-    if not ids:
+def score_prompt(bundle: Bundle, prompt: list[int], *, top: int) -> list[Token]:
+    """The tokens of a prompt (GPT-2 ids) with their log-probabilities; the first one follows an end mark."""
+    if not prompt:
         return []
-    rows = bundle.vocabulary.from_gpt2([END, *ids[:-1]])[None].to(bundle.model.wte.weight.device)
-    scores = bundle.vocabulary.log_probs(bundle.model(rows)[0].float().cpu())
+    ids = bundle.vocabulary.from_gpt2([END, *prompt[:-1]])[None].to(bundle.model.wte.weight.device)
+    scores = bundle.vocabulary.log_probs(bundle.model(ids)[0].float().cpu())
     decoder, start, tokens = bundle.tokenizer.stream(), 0, []
-    for place, index in enumerate(ids):
-        tokens.append(make_token(bundle.tokenizer, index, scores[place], top, start))
+    for place, index in enumerate(prompt):
+        tokens.append(make_token(bundle.tokenizer, index, scores[place], top=top, start=start))
         start += len(decoder.push(index))
     return tokens

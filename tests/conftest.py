@@ -14,6 +14,8 @@ from playwright.sync_api import Browser, sync_playwright
 from config.cli import parse
 from config.schema import Config
 from model.checkpoint import Bundle, load_bundle
+from model.tokenizer import NUM_TOKENS
+from model.vocabulary import Vocabulary
 from trainer.train import train
 from utils.preprocess import Corpus, Tweet, preprocess
 
@@ -68,6 +70,11 @@ def corpus(tweets: list[Tweet]) -> Corpus:
     held = tweets[::7]
     rest = [tweet for tweet in tweets if tweet not in held]
     return Corpus(train=rest, val=held, info={"split": {"hash": "made-up", "train": len(rest), "val": len(held)}})
+
+
+def identity_vocabulary() -> Vocabulary:
+    """GPT-2's whole vocabulary: each id is its own."""
+    return Vocabulary(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 20_000, 60_000])  # nothing fits; the tweets fit; part of a checkpoint fits
 def test_a_full_disk(disk: Path, flags: list[str], capsys: pytest.CaptureFixture[str], room: int) -> None:
     gc.collect()  # the last run's tokens lie in a file without a name, until nobody holds them
@@ -85,6 +86,7 @@ def locked(disk: Path, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_read_only_folder(disk: Path, locked: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     before, flags = contents(disk), [*flags, "--paths.root", str(locked)]
     for name, more in [*COMMANDS, ("run", []), ("distill", []), ("plot", [])]:

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes can't be forked here")
 def test_a_killed_run_ends_with_the_same_bytes() -> None:
     command = [sys.executable, "-m", "benchmarks.chaos", "--kills", "3", "--stages", "train"]

@@ -1,4 +1,4 @@
-"""Distillation: nobody marks his own training tweets, targets stand where they belong, nothing is trained twice."""
+"""Distillation: which teachers teach where, targets are at their positions, nothing is trained twice."""
 
 import json
 import math
@@ -17,18 +17,17 @@ from torch import Tensor
 from config.cli import run_command
 from config.schema import Config, UserError
 from distillation import distill as module
-from distillation import runs as runs
-from distillation.distill import distill, scored
-from distillation.report import show, verdict
+from distillation.distill import distill, table_line
+from distillation.report import conclusions, print_table
 from distillation.runs import set_up
-from distillation.teachers import check_teachers, fold_of, make_teachers, write_tweets
+from distillation.teachers import check_teachers, make_teachers, write_tweets
 from generate.copies import CopyCheck
 from model.checkpoint import load_bundle, load_checkpoint
 from model.ensemble import Ensemble
 from model.ngram import NGram, to_vocabulary
 from tests.conftest import TINY
-from trainer.batches import TweetDataset
-from trainer.job import Job, framed_ids, prepare
+from trainer.batches import Epoch, TweetDataset
+from trainer.job import framed_ids
 from trainer.score import score
 from trainer.train import Interrupted, Trainer, train
 from utils.preprocess import Corpus, Tweet
@@ -38,6 +37,7 @@ QUICK = ["--train.epochs", "2", "--distill.members", "3", "--distill.member_epoc
 QUICK += ["--distill.batch_size", "32", "--distill.workers", "1"]
 QUICK += ["--evaluate.samples", "8"]
 QUICK += ["--generate.max_new_tokens", "12", "--distill.sampled", "1"]
+NO_CHAIN = Path("missing.pth")  # no teacher asks for it
 PARTS = ["usual", "control", "teachers/member_1", "teachers/member_2", "teachers/member_3", "student"]
 
 
@@ -56,57 +56,35 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_folds_are_even_and_depend_on_the_seed_alone() -> None:
-    folds = fold_of(103, 4, seed=5)
-    assert sorted(torch.bincount(folds).tolist()) == [25, 26, 26, 26]
-    assert torch.equal(folds, fold_of(103, 4, seed=5)) and not torch.equal(folds, fold_of(103, 4, seed=6))
-
-
-def test_nobody_speaks_on_tweets_he_was_trained_on(
-    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("names", ["[ensemble, ngram]", "[ngram]"])
+def test_on_real_tweets_the_ngram_teaches_alone_without_the_tweet(
+    settings: SettingsOf, corpus: Corpus, names: str
 ) -> None:
-    seen: dict[str, set[str]] = {}  # texts each member was fitted to: weights, output bias, n-gram and all
-    original = prepare
-
-    def spy(config: Config, own: Corpus, **more: Any) -> Job:
-        job = original(config, own, **more)
-        assert len(job.train.num_bytes) == len(own.train)
-        seen[more["folder"].stem] = {tweet.text for tweet in own.train}
-        return job
-
-    monkeypatch.setattr(runs, "prepare", spy)
-    context = set_up(settings(*QUICK, "--distill.cross_fit", "true"), corpus)
-    teachers = make_teachers(context, Path("nobody.pth"))
-    rows = context.rows("train")
-    memory = teachers.memory(rows)
-    owner = rows.tweet.repeat_interleave(rows.lengths)
-    models = [member.model for member in teachers.groups[0].members]
-    spoken_on = []
-    for part in memory.parts:
-        (member,) = part.ensemble.members
-        assert part.ensemble.ngram is None  # it would have counted the tweet
-        tweets = owner[part.places].unique().tolist()
-        number = next(n for n, one in enumerate(models) if one is member.model)
-        assert not {corpus.train[tweet].text for tweet in tweets} & seen[f"member_{number + 1}"]
-        spoken_on += tweets
-    assert sorted(spoken_on) == list(range(len(corpus.train)))  # each tweet once
-    assert memory.ngram is not None and len(memory.ngram) == rows.num_predictions
+    """Against an n-gram fitted again to all other tweets, but for the discounts, which depend on all of them."""
+    context = set_up(settings(*QUICK, "--distill.teacher", names), corpus)
+    found = make_teachers(context, NO_CHAIN).cache(context.dataset("train")).at(torch.arange(6))
+    torch.testing.assert_close(found.sum(-1), torch.ones(len(found)), atol=1e-4, rtol=0)
+    first, *others = framed_ids(corpus.train, context.tokenizer)
+    ngram = NGram.fit(others, 3)
+    for level, whole in zip(ngram.levels, NGram.fit([first, *others], 3).levels, strict=True):
+        level.discounts = whole.discounts
+    expected = [to_vocabulary(ngram.distribution(first[: n + 1]), context.vocabulary) for n in range(6)]
+    torch.testing.assert_close(found, torch.from_numpy(np.stack(expected)).float(), atol=1e-4, rtol=1e-2)
 
 
-def test_who_has_read_the_tweets_speaks_only_where_nobody_else_can(settings: SettingsOf, corpus: Corpus) -> None:
-    flags = [*QUICK, "--distill.cross_fit", "false"]
-    for names, parts in (("[ensemble, ngram]", 0), ("[ensemble]", 1), ("[ngram]", 0)):
-        context = set_up(settings(*flags, "--distill.teacher", names), corpus)
-        teachers = make_teachers(context, Path("nobody.pth"))
-        memory = teachers.memory(context.rows("train"))
-        assert len(memory.parts) == parts and (memory.ngram is None) == (names == "[ensemble]")
-        found = memory.at(torch.arange(0, len(memory), 7))
-        torch.testing.assert_close(found.sum(-1), torch.ones(len(found)), atol=1e-4, rtol=0)
+def test_on_real_tweets_the_ensemble_teaches_if_there_is_no_ngram(settings: SettingsOf, corpus: Corpus) -> None:
+    context = set_up(settings(*QUICK, "--distill.teacher", "ensemble"), corpus)
+    teachers = make_teachers(context, NO_CHAIN)
+    found = teachers.cache(context.dataset("train")).at(torch.arange(4))
+    ids = context.vocabulary.from_gpt2(framed_ids(corpus.train[:1], context.tokenizer)[0][:4])[None]
+    with torch.no_grad():
+        expected = torch.stack([member.model(ids)[0].softmax(-1) for member in teachers.groups[0].members()]).mean(0)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-3)
 
 
 def test_what_the_teachers_write_is_new_and_ends(settings: SettingsOf, corpus: Corpus) -> None:
     context = set_up(settings(*QUICK), corpus)
-    teachers = make_teachers(context, Path("nobody.pth"))
+    teachers = make_teachers(context, NO_CHAIN)
     written = write_tweets(teachers, 300)
     real = CopyCheck([tweet.text for tweet in (*corpus.train, *corpus.val)], [])
     assert len(written) == 300 and all(tweet.finished and tweet.text.strip() for tweet in written)
@@ -114,24 +92,24 @@ def test_what_the_teachers_write_is_new_and_ends(settings: SettingsOf, corpus: C
     assert written == write_tweets(teachers, 300)  # the same seed writes the same
 
 
-def test_the_student_learns_from_all_on_written_tweets(settings: SettingsOf, corpus: Corpus) -> None:
-    """Against the members and the n-gram asked one by one."""
+def test_on_written_tweets_all_teach(settings: SettingsOf, corpus: Corpus) -> None:
+    """Against the members and the n-gram computed one by one."""
     context = set_up(settings(*QUICK, "--distill.weights", "[3, 1]"), corpus)
-    teachers = make_teachers(context, Path("nobody.pth"))
+    teachers = make_teachers(context, NO_CHAIN)
     new = [Tweet("The comet hums at dawn!", True), Tweet("The dog glows on Mars?", True)]
-    rows = TweetDataset.encode(
+    dataset = TweetDataset.encode(
         [*corpus.train, *new], context.tokenizer, context.vocabulary, context.config.model.block_size
     )
-    real = context.rows("train").num_predictions
-    found = teachers.memory(rows).at(torch.arange(real, rows.num_predictions))
+    real = context.dataset("train").num_predictions
+    found = teachers.cache(dataset).at(torch.arange(real, dataset.num_predictions))
     expected = []
     ngram = NGram.fit(framed_ids(corpus.train, context.tokenizer), 3)
     for tweet in framed_ids(new, context.tokenizer):
         inputs = context.vocabulary.from_gpt2(tweet[:-1])[None]
         with torch.no_grad():
-            said = [member.model(inputs)[0].softmax(-1) for member in teachers.groups[0].members]
+            probs = [member.model(inputs)[0].softmax(-1) for member in teachers.groups[0].members()]
         counted = [to_vocabulary(ngram.distribution(tweet[: n + 1]), context.vocabulary) for n in range(len(tweet) - 1)]
-        expected.append(0.75 * torch.stack(said).mean(0) + 0.25 * torch.from_numpy(np.stack(counted)).float())
+        expected.append(0.75 * torch.stack(probs).mean(0) + 0.25 * torch.from_numpy(np.stack(counted)).float())
     torch.testing.assert_close(found, torch.cat(expected), atol=1e-6, rtol=1e-3)
 
 
@@ -170,7 +148,7 @@ def test_distill_from_end_to_end_and_again(
     assert again["student"]["bits_per_byte"] != student["bits_per_byte"]
 
     result["student"]["against_control"] = {"difference": -0.01, "low": -0.05, "high": 0.03}
-    show({**result, "verdict": verdict(result)})
+    print_table({**result, "verdict": conclusions(result)})
     assert "No gain: " in capsys.readouterr().out
 
 
@@ -178,17 +156,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, trained: list[str], tmp_path: Path
 ) -> None:
     parts = settings(*QUICK, "--paths.root", str(tmp_path / "parts"))
-    original, done = Trainer.update, 0
+    original, done = Trainer.step, 0
 
-    def update(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
+    def update(self: Trainer, epoch: Epoch, examples: Tensor) -> None:
         nonlocal done
-        original(self, rows, unseen)
+        original(self, epoch, examples)
         done += 1
         if done == 22:  # usual and control take 8 updates each, a member 4: inside the second
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", update)
+        patch.setattr(Trainer, "step", update)
         with pytest.raises(Interrupted, match=r"main\.py distill"):
             distill(parts, corpus)
     assert trained == PARTS[:4]
@@ -196,12 +174,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     torch.manual_seed(999)  # a new process would not have this run's random state either
     steps = []
 
-    def note(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
+    def note(self: Trainer, epoch: Epoch, examples: Tensor) -> None:
         steps.append(self.state.step)
-        original(self, rows, unseen)
+        original(self, epoch, examples)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", note)
+        patch.setattr(Trainer, "step", note)
         resumed = distill(parts, corpus)
     assert trained == PARTS[3:] and steps[:3] == [2, 3, 0]  # the second goes on at its third update, then the third
     whole = distill(settings(*QUICK, "--paths.root", str(tmp_path / "whole")), corpus)
@@ -225,10 +203,10 @@ def test_a_checkpoint_teaches_if_it_fits(settings: SettingsOf, corpus: Corpus, t
     config = settings(*QUICK, "--distill.teacher", path)
     train(config, corpus)
     context = set_up(config, corpus)
-    teachers = make_teachers(context, Path("nobody.pth"))
-    val = context.rows("val")
-    bits = score(load_bundle(Path(path), context.device).model, context.vocabulary, val).bits_per_byte
-    assert scored(teachers.ensemble(), "", val)[0]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+    teachers = make_teachers(context, NO_CHAIN)
+    val = context.dataset("val")
+    bits = score(load_bundle(Path(path), context.device).model, val).bits_per_byte
+    assert table_line(teachers.ensemble(), "", val)[0]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
     elsewhere = replace(corpus, info={"split": {"hash": "another"}})
     for flags, tweets, words in (
         ([], elsewhere, "another split"),
@@ -240,17 +218,18 @@ def test_a_checkpoint_teaches_if_it_fits(settings: SettingsOf, corpus: Corpus, t
             check_teachers(set_up(settings(*QUICK, "--distill.teacher", path, *flags), tweets))
 
 
-def test_a_chain_hands_on_what_it_learnt(settings: SettingsOf, corpus: Corpus, trained: list[str]) -> None:
+def test_a_student_teaches_the_next_generation(settings: SettingsOf, corpus: Corpus, trained: list[str]) -> None:
     config = settings(*QUICK, "--distill.teacher", "chain", "--distill.generations", "2")
     result = distill(config, corpus)
     assert trained == ["usual", "control", "student_1", "student"]
     assert result["teacher"]["name"] == "student_1"
     first = load_bundle(config.paths.checkpoints / "student_1.pth", torch.device("cpu"))
     context = set_up(config, corpus)
-    bits = score(first.model, first.vocabulary, context.rows("val")).bits_per_byte
+    bits = score(first.model, context.dataset("val")).bits_per_byte
     assert result["teacher"]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_hugging_face_gpt2_teaches_after_fine_tuning(
     settings: SettingsOf, corpus: Corpus, trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,23 +250,23 @@ def test_a_hugging_face_gpt2_teaches_after_fine_tuning(
     assert result["teacher"]["bits_per_byte"] < -math.log2(untrained) / 4  # it has learnt from the tweets
     # what it expects of tokens without a row of their own is summed into the shared rows, and nothing is lost
     context = set_up(config, corpus)
-    memory = make_teachers(context, Path("nobody.pth")).memory(context.rows("train"))
+    cache = make_teachers(context, NO_CHAIN).cache(context.dataset("train"))
     tweet = framed_ids(corpus.train[:1], context.tokenizer)[0]
     with torch.no_grad():
         of_tokens = teacher.model(torch.tensor([tweet[:-1]]))[0].softmax(-1)
     expected = torch.zeros(len(tweet) - 1, context.vocabulary.vocab_size)
     expected.index_add_(1, context.vocabulary.id_of, of_tokens)
-    torch.testing.assert_close(memory.at(torch.arange(len(tweet) - 1)), expected, atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(cache.at(torch.arange(len(tweet) - 1)), expected, atol=1e-6, rtol=1e-3)
 
 
-def test_a_poor_teacher_is_told_of(
+def test_a_poor_teacher_gets_a_message(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        Ensemble, "head", lambda self, memory: memory.new_zeros(*memory.shape[:-1], self.vocabulary.vocab_size)
+        Ensemble, "head", lambda self, hidden: hidden.new_zeros(*hidden.shape[:-1], self.vocabulary.vocab_size)
     )
     result = distill(settings(*QUICK, "--distill.teacher", "ngram"), corpus)
-    assert "no better than the student without one" in capsys.readouterr().err
+    assert "no better than the model without a teacher" in capsys.readouterr().err
     assert "The teacher is not clearly better" in result["verdict"][1]
 
 
@@ -298,10 +277,8 @@ def test_a_poor_teacher_is_told_of(
         (["--distill.generations", "2"], "distill.generations is 2: give 1, or chain among --distill.teacher"),
         (["--distill.teacher", "[]"], "distill.teacher is"),
         (["--distill.weights", "[1, 2, 3]"], "distill.weights is [1.0, 2.0, 3.0]: give one positive number for each"),
-        (
-            ["--distill.members", "1", "--distill.cross_fit", "true"],
-            "distill.members is 1: give 2 or more, or --distill.cross_fit false",
-        ),
+        (["--distill.members", "0"], "distill.members is 0: give 1 or more"),
+        (["--distill.cross_fit", "true"], "distill.cross_fit was removed, leave it out"),
         (["--distill.weight", "2"], "distill.weight is 2.0: give a share"),
         (["--distill.temperature", "-1"], "distill.temperature is -1.0: give a positive number"),
     ],
@@ -312,6 +289,9 @@ def test_bad_settings_get_one_line(flags: list[str], words: str, capsys: pytest.
     assert words in err and err.count("\n") == 1
 
 
-def test_more_members_than_tweets_are_refused(settings: SettingsOf, corpus: Corpus) -> None:
-    with pytest.raises(UserError, match="only 128 training tweets"):
-        distill(settings("--distill.members", "500"), corpus)
+def test_a_file_with_a_removed_setting_gets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text("distill:\n  members: 3\n  cross_fit: false\n", encoding="utf-8")
+    assert run_command("distill", ["--config", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert "distill.cross_fit was removed, leave it out" in err and err.count("\n") == 1

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from config.schema import Config
-from distillation.runs import made_by_train, set_up
+from distillation.runs import set_up, steps_by_train
 from model.checkpoint import load_checkpoint, save_checkpoint
 from trainer.train import Trainer, train
 from utils.preprocess import Corpus
@@ -23,7 +23,7 @@ def left(settings: SettingsOf, corpus: Corpus) -> Config:
 
 
 def steps(config: Config, corpus: Corpus) -> int | None:
-    return made_by_train(set_up(config, corpus))
+    return steps_by_train(set_up(config, corpus))
 
 
 def test_it_is_used_with_its_own_settings_alone(left: Config, settings: SettingsOf, corpus: Corpus) -> None:

@@ -1,4 +1,4 @@
-"""Models trained side by side are those trained one after another, and end as one run when they are asked to."""
+"""Models trained side by side equal those trained one after another, and all stop when the command is stopped."""
 
 import io
 import json
@@ -18,10 +18,10 @@ import torch
 
 from config.schema import Config, UserError
 from distillation import workers
-from distillation.distill import usual_stage
+from distillation.distill import usual_run
 from distillation.runs import set_up
-from distillation.teachers import member_stages
-from distillation.workers import Labelled, affordable, train_all
+from distillation.teachers import member_runs
+from distillation.workers import LabelledStream, affordable, train_all
 from model.checkpoint import load_checkpoint
 from trainer.train import Interrupted
 from utils.preprocess import Corpus
@@ -35,6 +35,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
+@pytest.mark.slow
 def test_side_by_side_gives_the_same_models(
     settings: SettingsOf,
     corpus: Corpus,
@@ -42,34 +43,35 @@ def test_side_by_side_gives_the_same_models(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    few = ["--distill.members", "2", "--distill.member_epochs", "2", "--distill.cross_fit", "true"]
+    few = ["--distill.members", "2", "--distill.member_epochs", "2"]
     together, alone = (
         set_up(settings(*few, "--distill.workers", number, "--paths.root", str(tmp_path / number)), corpus)
         for number in ("2", "1")
     )
-    steps = [train_all(context, member_stages(context)) for context in (together, alone)]
+    steps = [train_all(context, member_runs(context)) for context in (together, alone)]
     said = capfd.readouterr().err
     assert "member_1: [Epoch 1] Train Loss" in said and "member_2: [Epoch 2] Train Loss" in said
     assert [list(each.values()) for each in steps] == [list(steps[1].values())] * 2
-    for run, other in zip(member_stages(together), member_stages(alone), strict=True):
+    for run, other in zip(member_runs(together), member_runs(alone), strict=True):
         found, expected = load_checkpoint(run.path), load_checkpoint(other.path)
         assert found["info"]["val_nats_per_token"] == expected["info"]["val_nats_per_token"]
         for name, weight in expected["model"].items():
             assert torch.equal(found["model"][name], weight)
         logs = [[line for line in lines(path) if "train/loss" in line] for path in (run.log, other.log)]
         assert len(logs[0]) == len(logs[1]) == 2
-    monkeypatch.setattr(workers, "side_by_side", None)  # nobody would be asked
-    assert train_all(together, member_stages(together)) == steps[0]
-    assert "Using" not in capfd.readouterr().err, "what was made in this very command needs no telling"
+    monkeypatch.setattr(workers, "side_by_side", None)  # so it fails if a model is trained again
+    assert train_all(together, member_runs(together)) == steps[0]
+    assert "Using" not in capfd.readouterr().err, "no message about what this very command made"
     again = set_up(together.config, together.corpus)
-    assert train_all(again, member_stages(again)) == steps[0]
+    assert train_all(again, member_runs(again)) == steps[0]
     assert capfd.readouterr().err.count("again: it was made with these settings") == 2
 
 
-def test_what_goes_wrong_in_one_is_told_and_the_other_is_saved(settings: SettingsOf, corpus: Corpus) -> None:
+@pytest.mark.slow
+def test_an_error_in_one_is_raised_and_the_other_is_saved(settings: SettingsOf, corpus: Corpus) -> None:
     config = settings("--distill.workers", "2", "--distill.members", "2", "--distill.member_epochs", "5000", *LONG)
     context = set_up(config, corpus)
-    good, bad = usual_stage(context), member_stages(context)[0]
+    good, bad = usual_run(context), member_runs(context)[0]
     bad.path.parent.mkdir(parents=True)
     bad.path.with_suffix(".training").write_text("a file where a folder should be", encoding="utf-8")
     with pytest.raises(OSError, match="member_1"):
@@ -85,7 +87,8 @@ if __name__ == "__main__":
 """
 
 
-def test_an_end_asked_of_the_command_is_asked_of_all(sample: tuple[Config, Corpus], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_signal_to_the_command_stops_all_processes(sample: tuple[Config, Corpus], tmp_path: Path) -> None:
     """SIGTERM to the command alone: everything is saved, and nothing goes on."""
     config = sample[0]
     script = tmp_path / "command.py"
@@ -116,7 +119,7 @@ def test_an_end_asked_of_the_command_is_asked_of_all(sample: tuple[Config, Corpu
         assert state["epoch"] == json.loads(lines(log)[-1])["epoch"] >= 2
 
 
-def test_a_process_whose_command_was_killed_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_whose_parent_was_killed_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
 
@@ -149,9 +152,8 @@ class Alive:
         return self.process.poll() is None
 
 
-def test_a_killed_process_is_told_in_one_line(
-    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_a_killed_worker_gets_one_line(settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings("--distill.workers", "2", "--distill.members", "2", "--distill.member_epochs", "5000", *LONG)
     context = set_up(config, corpus)
 
@@ -160,15 +162,15 @@ def test_a_killed_process_is_told_in_one_line(
         return wait(*given)
 
     monkeypatch.setattr(workers, "wait", kill_one)
-    with pytest.raises(UserError, match=r"ended by the system.*--distill\.workers 1"):
-        train_all(context, member_stages(context))
+    with pytest.raises(UserError, match=r"the system killed a training process.*--distill\.workers 1"):
+        train_all(context, member_runs(context))
 
 
 def test_as_many_at_once_as_there_are_cores_and_memory(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = set_up(settings("--distill.members", "6"), corpus)
-    runs = member_stages(context)
+    runs = member_runs(context)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     for total, free, expected in (
         (64 * 10**9, 64 * 10**9, 4),
@@ -184,13 +186,14 @@ def test_as_many_at_once_as_there_are_cores_and_memory(
 
 def test_lines_are_written_whole_and_labelled() -> None:
     stream = io.StringIO()
-    labelled = Labelled(stream, "member_1")
+    labelled = LabelledStream(stream, "member_1")
     for piece in ("one ", "line\nanother", " one\n", "begun"):
         labelled.write(piece)
     assert stream.getvalue() == "member_1: one line\nmember_1: another one\n"
 
 
-def test_an_end_asked_as_the_last_one_ends_is_not_lost(
+@pytest.mark.slow
+def test_a_signal_while_the_last_one_ends_is_not_lost(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = set_up(
@@ -204,15 +207,15 @@ def test_an_end_asked_as_the_last_one_ends_is_not_lost(
 
     monkeypatch.setattr(workers, "wait", ask_at_the_end)
     with pytest.raises(Interrupted):
-        train_all(context, member_stages(context))
-    assert all(run.path.is_file() for run in member_stages(context)), "all were done"
+        train_all(context, member_runs(context))
+    assert all(run.path.is_file() for run in member_runs(context)), "all were done"
 
 
-def test_who_is_asked_before_he_begins_does_not_begin(
+def test_a_worker_that_was_stopped_before_it_began_does_not_begin(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = set_up(settings("--distill.members", "2"), corpus)
     monkeypatch.setattr(StopSignal, "asked", staticmethod(lambda: True))
     with pytest.raises(Interrupted):
-        workers.train_in_worker(context, member_stages(context)[0], 1)
+        workers.train_in_worker(context, member_runs(context)[0], 1)
     assert not context.config.paths.checkpoints.exists()

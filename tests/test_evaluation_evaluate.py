@@ -15,8 +15,8 @@ import torch
 from config.cli import parse, run_command
 from config.schema import Config, UserError
 from evaluation import evaluate as module
-from evaluation.evaluate import Checkpoint, Evaluation, evaluate, plain
-from evaluation.report import show
+from evaluation.evaluate import Checkpoint, Evaluation, evaluate, for_json
+from evaluation.tables import print_result
 from model.checkpoint import Bundle, load_bundle, model_content, save_checkpoint
 from model.tokenizer import END
 from tests.tiny_peer import make_peer
@@ -62,7 +62,7 @@ def test_the_page_stands_alone(trained: tuple[Config, Bundle], judged: Evaluatio
     paths = replace(trained[0].paths, root=str(tmp_path))
     module.write_results(replace(trained[0], paths=paths), judged)
     page = (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
-    assert not re.search(r"(src|href)=['\"]?(?!data:)|url\(|@import|<script|{{", page)
+    assert not re.search(r"(src|href)=['\"]?(?!data:)|url\(|@import|<script|{{|{%", page)
     assert "default-src 'none'" in page and "prefers-color-scheme: dark" in page and "width=device-width" in page
     assert all(words in page for words in ("In plain words", "Does it stop?", "Does it copy?", "<svg", "<ol>"))
 
@@ -70,10 +70,10 @@ def test_the_page_stands_alone(trained: tuple[Config, Bundle], judged: Evaluatio
 def test_tables_on_standard_output(
     trained: tuple[Config, Bundle], judged: Evaluation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(judged.result)
+    print_result(judged.result)
     text = capsys.readouterr().out
     assert f"{judged.result['val']['bits_per_byte']:.3f}" in text
-    for name in ("bits per byte", "unigram", "bzip2", "ends by itself", "distance of the lengths"):
+    for name in ("bits per byte", "unigram", "bzip2", "ends by itself", "difference of the length distributions"):
         assert name in text
 
 
@@ -130,7 +130,7 @@ def test_a_model_that_never_ends_is_seen(trained: tuple[Config, Bundle], judged:
 
 def test_no_samples_leave_nulls(trained: tuple[Config, Bundle]) -> None:
     config = parse("evaluate", flags(trained[0], "--evaluate.samples", "0"))[0]
-    result = plain(evaluate(config, load_processed(config.paths)).result)
+    result = for_json(evaluate(config, load_processed(config.paths)).result)
     assert result["stopping"]["stop_rate"] is None and result["stopping"]["real_mean_length"] > 0
     assert result["memorisation"]["ngram8_in_train"] is None
     json.dumps(result, allow_nan=False)
@@ -202,8 +202,7 @@ def test_much_text_is_judged_by_a_part_and_that_is_told(
     config, _ = trained
     corpus = load_processed(config.paths)
     assert module.bounded(corpus) == (corpus, [])
-    monkeypatch.setattr(module, "TRAIN_BYTES", 20_000)
-    monkeypatch.setattr(module, "VAL_BYTES", 3_000)
+    monkeypatch.setattr(module, "MAX_CHARACTERS", {"train": 20_000, "val": 3_000})
     part, notes = module.bounded(corpus)
     for some, every, most in ((part.train, corpus.train, 20_000), (part.val, corpus.val, 3_000)):
         assert 0.8 * most < sum(len(tweet.text) for tweet in some) < 1.2 * most
@@ -250,8 +249,8 @@ def test_without_tweets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "python main.py preprocess" in capsys.readouterr().err
 
 
-def test_plain_knows_no_nan() -> None:
-    assert plain({"a": [math.nan, 1.0], "b": {"c": math.inf, "d": "x"}}) == {
+def test_json_has_no_nan() -> None:
+    assert for_json({"a": [math.nan, 1.0], "b": {"c": math.inf, "d": "x"}}) == {
         "a": [None, 1.0],
         "b": {"c": None, "d": "x"},
     }

@@ -1,4 +1,4 @@
-"""evaluation/huggingface.py: figures against a direct computation, and what is said of folders that won't do."""
+"""evaluation/huggingface.py: figures against a direct computation, and messages about folders that can't be used."""
 
 import json
 import math
@@ -72,13 +72,13 @@ def test_facts(peer: tuple[Path, GPT2LMHeadModel]) -> None:
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert found.vocab_size == 50_257
     assert found.split_hash is None
-    assert found.notes == ["its training data are unknown: nothing tells whether it has seen these tweets"]
+    assert found.notes == ["its training data are unknown, so it may have seen these tweets"]
 
 
 def test_writes_as_many_as_asked_and_leaves_the_random_state(
     peer: tuple[Path, GPT2LMHeadModel], settings: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface, "WIDTH", 4)
+    monkeypatch.setattr(huggingface, "TEXTS_AT_ONCE", 4)
     found = HuggingFace(str(peer[0]), CPU)
     drawing = replace(settings().generate, max_new_tokens=4)
     torch.manual_seed(1)
@@ -121,21 +121,21 @@ def test_without_end_mark_a_newline_stands_for_it(tmp_path: Path) -> None:
     assert int(found.score([Tweet("ab c", True), Tweet("a", False)])[0].tokens.sum()) == 6
 
 
-def test_a_tokenizer_that_changes_the_text_is_told_of(tmp_path: Path) -> None:
+def test_a_tokenizer_that_changes_the_text_gives_a_note(tmp_path: Path) -> None:
     found = HuggingFace(str(word_peer(tmp_path, list("abc "), lower=True)), CPU)
     found.score([Tweet("AB", True), Tweet("a", True)])
-    assert "its tokenizer changes 1 of 2 tweets, so its bits per byte flatter it" in found.notes
+    assert "its tokenizer changes 1 of 2 tweets, so its bits per byte look too good" in found.notes
 
 
 def test_without_network_a_name_is_one_quick_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface, "reachable", lambda: False)
+    monkeypatch.setattr(huggingface, "hub_answers", lambda: False)
     with pytest.raises(UserError, match=r"nobody/nothing: neither a file or folder here.*can't be reached"):
         HuggingFace("nobody/nothing", CPU)
 
 
 def test_the_hub_answers_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # the port that discards
-    assert not huggingface.reachable()
+    assert not huggingface.hub_answers()
 
 
 def test_bad_folders_get_one_clear_line(tmp_path: Path, peer: tuple[Path, GPT2LMHeadModel]) -> None:
@@ -156,7 +156,7 @@ def test_bad_folders_get_one_clear_line(tmp_path: Path, peer: tuple[Path, GPT2LM
         foreign: "no config.json",
         small: "do not belong together",
         broken: "no causal language model can be loaded",
-        mute: "where a tweet ends",
+        mute: "the end of a tweet",
         unknown: "can be loaded",
     }
     for folder, words in said.items():

@@ -1,20 +1,75 @@
-"""evaluation/report.py: the page stands alone, hides nothing and runs nothing."""
+"""evaluation/report.py: the page escapes what it shows, runs nothing, and can be read on a phone and in the dark."""
 
+import copy
 import re
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from evaluation.metrics import as_written
-from evaluation.report import Section, histogram, mark, plot_html, samples_html, table_html
+from evaluation.report import length_bins, split_by_copied, write_report
 from generate.copies import CopyCheck
 from model.tokenizer import load_tokenizer
 
-EVIL = "<script>alert('x')</script> & <b>bold</b> {{tables}}"
+EVIL = "<script>alert('x')</script> & <b>bold</b> {{ title }}"
 COPIED = "the very first rocket that we ever built on the beach flew for a minute"
+DIFFERENCE = {"difference": -0.1, "low": -0.13, "high": -0.07}
+RESULT: dict[str, Any] = {
+    "model": {"name": EVIL, "kind": "checkpoint", "parameters": 1000, "vocab_size": 10},
+    "val": {
+        "tweets": 450,
+        "tokens": 6000,
+        "bytes": 25_000,
+        "bits_per_byte": 1.9,
+        "interval": [1.8, 2.0],
+        "nats_per_token": 5.5,
+        "perplexity": 245.0,
+        "eos_nats": 1.0,
+        "end_probability": 0.4,
+        "end_probability_elsewhere": 0.01,
+    },
+    "baselines": {"unigram": 2.9, "bigram": 2.2, "ngram": 2.0, "xz": 3.1, "bzip2": 3.0},
+    "against_ngram": {"order": 3, "ours": 1.9, "theirs": 2.0, **DIFFERENCE},
+    "against": {"model": EVIL, "ours": 1.9, "theirs": 2.0, **DIFFERENCE},
+    "sampling": {"samples": 4, "temperature": 0.8, "top_p": 0.95, "top_k": 0, "max_new_tokens": 100},
+    "stopping": {
+        "stop_rate": 0.99,
+        "mean_length": 13.0,
+        "real_mean_length": 12.5,
+        "length_ks": 0.05,
+        "sentence_end": 0.9,
+        "real_sentence_end": 0.9,
+        "empty": 0.0,
+    },
+    "memorisation": {
+        "train_tweets": 450,
+        "train_nats_per_token": 5.2,
+        "val_nats_per_token": 5.5,
+        "gap": {"difference": 0.3, "low": 0.2, "high": 0.4},
+        "membership_auc": 0.55,
+        "train_ngram8_in_train": 0.02,
+        "exact_copies": 0.01,
+        "real_exact_copies": 0.0,
+        "real_repeats": 0.126,
+        "ngram8_in_train": 0.01,
+        "real_ngram8_in_train": 0.01,
+        "longest_copy_mean": 3.0,
+        "real_longest_copy_mean": 3.0,
+        "longest_copy_p95": 5.0,
+        "real_longest_copy_p95": 5.0,
+    },
+    "diversity": {"unique": 1.0, "classifier_auc": 0.55}
+    | {f"{side}distinct{length}": 0.8 for side in ("", "real_") for length in (1, 2, 3)},
+    "notes": [f"it is {EVIL}"],
+    "verdict": [EVIL, "It beats the 3-gram model."],
+}
 
 
-class Strict(HTMLParser):
+class StrictParser(HTMLParser):
     """Reads text, and fails on tags that do not close."""
 
     def __init__(self) -> None:
@@ -28,6 +83,9 @@ class Strict(HTMLParser):
         if tag not in ("img", "meta"):
             self.open.append(tag)
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
@@ -35,59 +93,104 @@ class Strict(HTMLParser):
         self.text += data
 
 
-def parse(page: str) -> Strict:
-    parser = Strict()
-    parser.feed(page)
-    parser.close()
-    assert parser.open == []
-    return parser
+@dataclass
+class Page:
+    """A page that was written, its source and what a reader finds in it."""
+
+    path: Path
+    source: str
+    found: StrictParser = field(default_factory=StrictParser)
 
 
-@pytest.fixture(scope="module")
-def copies() -> CopyCheck:
-    return CopyCheck([COPIED], load_tokenizer().encode_batch([COPIED]))
-
-
-def test_samples_are_escaped_and_copied_spans_marked(copies: CopyCheck) -> None:
+def write(folder: Path, texts: list[str], ended: list[bool], *, plot: bytes | None = None, **changes: Any) -> Page:
+    """The page of RESULT with these samples; the parser has checked that its tags match."""
     tokenizer = load_tokenizer()
+    samples, picture = as_written(texts, ended, tokenizer), folder / "loss_plot.png"
+    if plot:
+        picture.write_bytes(plot)
+    path = folder / "report.html"
+    write_report(
+        path,
+        {**copy.deepcopy(RESULT), **changes},
+        samples=samples,
+        real=as_written(["It flies.", "A comet hums over the van."], [True, True], tokenizer),
+        copies=CopyCheck([COPIED], tokenizer.encode_batch([COPIED])),
+        tokenizer=tokenizer,
+        plot=picture,
+    )
+    page = Page(path, path.read_text(encoding="utf-8"))
+    page.found.feed(page.source)
+    page.found.close()
+    assert page.found.open == []
+    return page
+
+
+def test_everything_is_escaped_and_copied_spans_are_marked(tmp_path: Path) -> None:
     texts = [EVIL, f"Yes 🚀: {COPIED} <i>", COPIED, ""]
-    page = samples_html(as_written(texts, [True, False, True, True], tokenizer), copies, tokenizer)
-    found = parse(page)
-    assert "script" not in found.tags and "i" not in found.tags
-    for text in texts:
-        assert text in found.text
-    assert re.findall(r"<mark>(.*?)</mark>", page)[1] == COPIED
-    assert "cut at the length limit" in page and "a training tweet word for word" in page and "(empty)" in page
+    page = write(tmp_path, texts, [True, False, True, True])
+    assert not {"script", "b", "i"} & set(page.found.tags)
+    for text in [*texts, f"It is {EVIL}", f"this model ({EVIL})"]:
+        assert text in page.found.text
+    assert re.findall(r"<mark>(.*?)</mark>", page.source)[1] == COPIED
+    for words in ("cut at the length limit", "a training tweet word for word", "(empty)", "It beats the 3-gram model."):
+        assert words in page.found.text
+
+
+def test_without_samples_there_are_no_sections_about_them(tmp_path: Path) -> None:
+    page = write(tmp_path, [], [], sampling={"samples": 0})
+    assert "How well it predicts unseen tweets" in page.found.text
+    assert not {"svg", "ol", "img"} & set(page.found.tags) and "Does it stop?" not in page.found.text
+
+
+def test_the_plot_is_shown_if_there_is_one(tmp_path: Path) -> None:
+    assert "img" not in write(tmp_path, ["x"], [True]).found.tags
+    assert 'src="data:image/png;base64,iVBORw=="' in write(tmp_path, ["x"], [True], plot=b"\x89PNG").source
 
 
 def test_marks_lie_on_whole_characters() -> None:
     tokenizer = load_tokenizer()
     sample = as_written(["go 🚀 é!"], [True], tokenizer)[0]
     for place in range(len(sample.ids)):
-        flags = [token == place for token in range(len(sample.ids))]
-        marked = mark(sample, flags, tokenizer)
-        assert marked.replace("<mark>", "").replace("</mark>", "") == sample.text
-        assert marked.count("<mark>") == marked.count("</mark>") == 1
+        parts = split_by_copied(sample, [token == place for token in range(len(sample.ids))], tokenizer)
+        assert "".join(text for text, _ in parts) == sample.text
+        assert [copied for _, copied in parts].count(True) == 1
 
 
-def test_a_table_is_escaped() -> None:
-    found = parse(table_html(Section(EVIL, ("", EVIL), [(EVIL, EVIL)], EVIL)))
-    assert "script" not in found.tags and found.text.count(EVIL) == 5
+def test_bins_hold_all_lengths() -> None:
+    bins = length_bins([0, 1, 2, 3], [1, 2] * 100 + [500])
+    assert sum(each.samples for each in bins) == pytest.approx(1) == sum(each.real for each in bins)
+    assert [(each.label, each.samples) for each in bins[:4]] == [
+        ("0", 0.25),
+        ("1", 0.25),
+        ("2", 0.25),
+        ("3 or more", 0.25),
+    ]
+    assert bins[1].real == pytest.approx(100 / 201) and bins[-1].real == pytest.approx(1 / 201)
+    wide = length_bins(list(range(100)), list(range(100)))
+    assert wide[0].label == "0 to 3" and wide[0].samples == pytest.approx(0.04)
 
 
-def test_histogram_bars_are_shares() -> None:
-    page = histogram([0, 1, 2, 3], [1, 2] * 100 + [500])
-    parse(page)
-    heights = {
-        kind: sum(float(h) for h in re.findall(rf"class='{kind}' [^>]*height='([\d.]+)'", page))
-        for kind in ("samples", "real")
-    }
-    assert heights["samples"] == pytest.approx(heights["real"], rel=0.01)  # both are the whole
-    assert "0 to 1 tokens: 50% of samples" in page or "0 to 0 tokens: 25% of samples" in page
+def brightness(colour: str) -> float:
+    """Mean of red, green and blue, 0 to 255, of a colour as the browser gives it."""
+    return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
 
 
-def test_no_plot_no_picture(tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("plot") / "loss_plot.png"
-    assert plot_html(None) == plot_html(path) == ""
-    path.write_bytes(b"\x89PNG")
-    assert "src='data:image/png;base64,iVBORw=='" in plot_html(path)
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_can_be_read_on_any_screen_and_loads_nothing(
+    browser: Browser, tmp_path: Path, scheme: Any, width: int
+) -> None:
+    page = write(tmp_path, [EVIL, COPIED, "word " * 80], [True, True, False])
+    with browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}) as context:
+        tab = context.new_page()
+        requests: list[str] = []
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto(page.path.as_uri())
+        assert requests == [page.path.as_uri()]
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width, "the page itself does not scroll sideways"
+        ground = brightness(tab.locator("section").first.evaluate("part => getComputedStyle(part).backgroundColor"))
+        assert (ground > 200) == (scheme == "light")
+        for selector, colour in (("td", "color"), ("svg text", "fill"), ("svg path[style*=samples]", "fill")):
+            found = tab.locator(selector).first.evaluate(f"part => getComputedStyle(part).{colour}")
+            assert abs(brightness(found) - ground) > 60, f"{selector} can't be seen"

@@ -318,4 +318,4 @@ def test_the_card_tells_only_of_this_model(trained: tuple[Config, Bundle], tmp_p
     front, text = card_of(bundle, tmp_path / "elon", root)
     assert "model-index" not in front and "2.125" not in text
     assert f"| bits per byte on held-out tweets | {bundle.info['val_bits_per_byte']:.3f} |" in text
-    assert "record of its data was not at hand" in text and "automatic parody" in text
+    assert "record of its data was not available" in text and "automatic parody" in text

@@ -36,7 +36,13 @@ def test_it_holds_what_it_says_and_no_tweets(exported: Exported, trained: tuple[
     assert {Path(file["path"]) for file in told["files"]} == files
     names = {str(path.relative_to(folder)) for path in files}
     assert {"app.py", "README.md", "requirements.txt", "LICENSE", "main.py", "checkpoints/best_model.pth"} <= names
-    assert {"server/server.py", "web/playground.css", "inspection/attention.html", "config/config.yaml"} <= names
+    assert {
+        "server/server.py",
+        "web/playground.css",
+        "web/templates/cards.html",
+        "inspection/attention.html",
+        "config/config.yaml",
+    } <= names
     corpus = load_processed(trained[0].paths)
     texts = [path.read_text(encoding="utf-8") for path in files if path.suffix not in (".pth", ".npz")]
     long = [tweet.text for tweet in (*corpus.train, *corpus.val) if len(tweet.text) > 40]
@@ -54,6 +60,7 @@ def test_the_hub_finds_its_settings(exported: Exported) -> None:
     assert "invented posts" in text
 
 
+@pytest.mark.slow
 def test_it_runs_by_itself(exported: Exported) -> None:
     pytest.importorskip("gradio")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from config.schema import Config, UserError
-from generate.generate import generate, load_copy_check, show, stream
+from generate.generate import format_sample, generate, load_copy_check, stream
 from model.checkpoint import Bundle
 from model.tokenizer import END
 
@@ -100,7 +100,7 @@ def test_copies_are_told(trained: Trained, settings: Callable[..., Config], samp
     original = next(tweet.text for tweet in sample[1].train if len(tweet.text) > 100)
     quick = replace(config.generate, num_samples=1, max_new_tokens=3)
     written = generate(bundle, [original, "Purple teapots"], quick, copies)
-    assert written[0].novel is False and "copied from training" in show(written[0])
+    assert written[0].novel is False and "copied from training" in format_sample(written[0])
     assert written[1].novel is True
     assert load_copy_check(settings().paths, bundle.tokenizer) is None  # no tweets there
     assert generate(bundle, ["Mars"], quick)[0].novel is None

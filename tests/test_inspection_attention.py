@@ -18,7 +18,6 @@ from inspection.attention import (
     surprise,
     twin,
 )
-from model import transformer
 from model.checkpoint import Bundle
 from model.tokenizer import END
 from model.transformer import GPT, Attention
@@ -59,14 +58,13 @@ def test_rows_sum_to_one_and_nobody_looks_ahead(model: GPT, rows: Tensor) -> Non
 def test_weights_times_values_is_what_the_fast_path_gives(model: GPT, rows: Tensor) -> None:
     asked: list[dict[str, Any]] = []
 
-    def spy(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
-        heard = transformer.attend(q, k, v, **how)
-        asked.append({"v": v, "heard": heard})
-        return heard
+    def note(module: nn.Module, given: Any, heard: Tensor) -> None:
+        asked.append({"v": given[2], "heard": heard})
 
-    for attention in attentions(model):
-        attention.attend = spy
+    hooks = [attention.dot_product.register_forward_hook(note) for attention in attentions(model)]
     model(rows[None])
+    for hook in hooks:
+        hook.remove()
     assert len(asked) == L
     for layer, weights in enumerate(attention_weights(model, rows)):
         heard = weights @ asked[layer]["v"][0]
@@ -161,7 +159,6 @@ def test_reading_frames_the_text_and_refuses_what_does_not_fit(trained: tuple[Co
 def test_the_model_is_left_as_it_was(model: GPT, rows: Tensor) -> None:
     with pytest.raises(RuntimeError, match="stop"), explicit_attention(model, off=HEADS):
         raise RuntimeError("stop")
-    assert all(attention.attend is transformer.attend for attention in attentions(model))
     logit_lens(model, rows)
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -171,7 +168,7 @@ def test_a_twin_shares_the_weights_and_nothing_else(model: GPT, rows: Tensor) ->
     pairs = zip(model.parameters(), other.parameters(), strict=True)
     assert all(ours is theirs for ours, theirs in pairs)
     with explicit_attention(other, off=HEADS):
-        assert all(attention.attend is transformer.attend for attention in attentions(model))
+        assert not any(module._forward_hooks for module in model.modules())
         assert not torch.equal(model(rows[None]), other(rows[None]))
 
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from config.cli import run_command
 from config.schema import Config, UserError
 from inspection.attention import attention_weights, logits_without, read
-from inspection.page import GUESSES, UNSEEN, attention_page, label
+from inspection.page import GUESSES, UNSEEN, attention_page, token_label
 from inspection.picture import drawable, picture
 from model.checkpoint import Bundle
 from model.tokenizer import END, load_tokenizer
@@ -145,19 +145,19 @@ def test_both_models_must_have_room(deep: Bundle, trained: tuple[Config, Bundle]
 )
 def test_tokens_can_be_read(text: str, expected: list[str]) -> None:
     tokenizer = load_tokenizer()
-    assert [label(tokenizer, index) for index in tokenizer.encode(text)] == expected
+    assert [token_label(tokenizer, index) for index in tokenizer.encode(text)] == expected
 
 
 def test_every_token_has_a_label() -> None:
     tokenizer = load_tokenizer()
-    assert label(tokenizer, END) == "⟨end⟩"
-    assert all(label(tokenizer, index).isprintable() and label(tokenizer, index) for index in range(END))
+    assert token_label(tokenizer, END) == "⟨end⟩"
+    assert all(token_label(tokenizer, index).isprintable() and token_label(tokenizer, index) for index in range(END))
 
 
 def test_the_picture_shows_every_head_and_the_means(deep: Bundle) -> None:
     ids = read(deep, PROMPT)
     weights = attention_weights(deep.model, deep.vocabulary.from_gpt2(ids))
-    drawn: Figure = picture(weights, [label(deep.tokenizer, index) for index in ids])
+    drawn: Figure = picture(weights, [token_label(deep.tokenizer, index) for index in ids])
     maps = [axes for axes in drawn.axes if axes.images]
     assert len(maps) == L * (H + 1)
     for layer in range(L):
@@ -236,7 +236,7 @@ def test_the_page_shows_the_tokens_and_asks_nobody(browser: Browser, deep: Bundl
     chips = page.locator(".chip")
     expect(chips).to_have_count(T)
     texts = [text.split("\n")[0] for text in chips.all_inner_texts()]
-    assert texts == [label(deep.tokenizer, index) for index in read(deep, PROMPT)]
+    assert texts == [token_label(deep.tokenizer, index) for index in read(deep, PROMPT)]
     assert page.locator("b:not([class])").count() == page.locator(".head").count()  # the prompt made no element
     expect(page.locator("#bytes")).to_be_visible()
     chips.nth(3).click()

@@ -30,6 +30,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["f32", "q8_0"])
 def test_a_gguf_export_killed_between_its_two_names(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantize: str

@@ -1,7 +1,10 @@
 """The commands as a user runs them, in a process of their own, on the sample that ships."""
 
+import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +51,17 @@ def test_run_leaves_everything(root: Path) -> None:
     assert (root / "data" / "processed.txt").is_file()
 
 
+def test_run_takes_tweets_of_two_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """None is long enough for a prompt to be taken from it, so there are samples without a prompt only."""
+    names = [one + two for one in ("ro", "ve", "ka", "mi", "lu", "ta") for two in ("bin", "don", "sel", "rix", "pum")]
+    pairs = [f"{one} {two}" for one, two in zip(names * 2, names[1:] + names[2:] + names[:3], strict=True)]
+    (tmp_path / "short.csv").write_text("text\n" + "\n".join(pairs), encoding="utf-8")
+    flags = ["--data.path", str(tmp_path / "short.csv"), "--paths.root", str(tmp_path), *TINY]
+    assert run_command("run", [*flags, "--generate.max_new_tokens", "8"]) == 0
+    assert "Trained 2 epochs" in capsys.readouterr().out
+    assert (tmp_path / "results" / "samples.txt").read_text(encoding="utf-8").count("Prompt: ''") == 4
+
+
 def test_the_users_three_commands(root: Path, tmp_path: Path) -> None:
     here = ["--paths.root", str(tmp_path)]
     table = python("-m", "utils.preprocess", *here, "--data.path", str(ROOT / "data" / "sample_tweets.csv"))
@@ -59,18 +73,25 @@ def test_the_users_three_commands(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "results" / "loss_plot.png").is_file()
 
 
-def test_generate_speaks_json(root: Path) -> None:
-    done = python("main.py", "generate", "Mars", "--json", "--paths.root", str(root), "--generate.num_samples", "2")
-    answer = json.loads(done.stdout)
+def test_generate_speaks_json(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One object on standard output, and nothing else there."""
+    flags = ["--json", "--paths.root", str(root), "--generate.num_samples", "2"]
+    assert run_command("generate", ["Mars", *flags]) == 0
+    answer = json.loads(capfd.readouterr().out)
     assert set(answer) == {"samples", "seconds", "tokens_per_second"} and len(answer["samples"]) == 2
     for sample in answer["samples"]:
         assert {"text", "finish_reason", "tokens", "novel", "seed"} <= set(sample)
         assert sample["text"].startswith("Mars") and sample["finish_reason"] in ("stop", "length")
 
 
-def test_same_seed_same_tweets(root: Path) -> None:
-    runs = [python("main.py", "generate", "--paths.root", str(root), "--generate.seed", seed).stdout for seed in "550"]
-    assert runs[0] == runs[1] != runs[2]
+def test_same_seed_same_tweets(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In this process and in another one."""
+    flags = ["--paths.root", str(root), "--generate.seed"]
+    here = []
+    for seed in "50":
+        assert run_command("generate", [*flags, seed]) == 0
+        here.append(capsys.readouterr().out)
+    assert python("main.py", "generate", *flags, "5").stdout == here[0] != here[1]
 
 
 def test_generate_asks_when_there_is_no_prompt(root: Path) -> None:
@@ -104,6 +125,71 @@ def test_only_training_takes_several_processes(
         told = capsys.readouterr().err
         assert told.startswith(f"error: `{name}` is work for one process, not 4: ") == (rank == "0")
         assert told.count("\n") == (rank == "0")
+
+
+# ---- which Python, and which version ---------------------------------------------------------------------------------
+
+BARE = [sys.executable, "-S"]  # a Python that finds no installed packages
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of what main.py needs to begin, with no .venv."""
+    for name in ("main.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "config", tmp_path / "config", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "utils", tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def bare(copy: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of main.py under a Python without packages."""
+    done = subprocess.run([*BARE, "main.py", *arguments], cwd=copy, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def make_venv(copy: Path, command: list[str]) -> None:
+    """A .venv whose Python is this command."""
+    program = copy / ".venv" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {" ".join(command)} "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+
+
+def test_without_packages_one_line_says_what_to_type(copy: Path) -> None:
+    code, out, err = bare(copy, "plot")
+    assert (code, out) == (1, "") and err.startswith("error: ") and err.count("\n") == 1
+    assert "has no yaml and no torch: type `make run`, or `python3 -m venv .venv && " in err
+    code, out, err = bare(copy, "--help")
+    assert code == 0 and not err and all(name in out for name in COMMANDS)
+    assert bare(copy, "plot", "--help")[0] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the Python of .venv")
+def test_the_python_of_venv_takes_over(copy: Path) -> None:
+    make_venv(copy, [sys.executable])
+    code, out, err = bare(copy, "plot", "--paths.root", "a folder")
+    measurements = Path("a folder") / "results" / "metrics.jsonl"
+    assert (code, out) == (1, "") and err.startswith(f"error: no measurements at {measurements}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for the Python of .venv")
+def test_a_venv_without_packages_is_tried_once(copy: Path) -> None:
+    make_venv(copy, BARE)
+    code, _, err = bare(copy, "plot")
+    assert code == 1 and err.count("\n") == 1 and "has no yaml and no torch: type" in err
+
+
+def test_an_old_python_can_read_the_file_that_turns_it_away() -> None:
+    for name in ("main.py", "config/interpreter.py"):
+        ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+def test_the_version_is_the_newest_of_the_changelog(copy: Path) -> None:
+    newest = re.search(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest and bare(copy, "--version") == (0, f"elon-transformer {newest[1]}\n", "")
+    (copy / "pyproject.toml").unlink()  # as in an exported Space
+    assert bare(copy, "--version")[1].startswith("elon-transformer (a copy of unknown version")
 
 
 # Terminals that are not UTF-8, and streams that are closed ---------------------------------------------------------

@@ -26,6 +26,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_kept_memory_is_not_faulted_in_again() -> None:
     faults = {}
@@ -56,6 +57,7 @@ print(resident() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (sys.platform == "linux" and torch.cpu.get_capabilities().get("avx512_bf16")),
     reason="oneDNN may do these products in another way",

@@ -1,4 +1,4 @@
-"""A ensemble against its members asked one by one, written with and read in one go."""
+"""An ensemble against its members computed one by one, when it reads a whole text and when it writes one."""
 
 from dataclasses import replace
 
@@ -8,17 +8,15 @@ import torch
 from torch import Tensor
 
 from config.cli import parse
-from distillation.teacher_cache import TeacherCache, cache_hidden_states
 from generate.generate import generate
 from model.checkpoint import Bundle
 from model.ensemble import Ensemble, Member
 from model.ngram import NGram, to_vocabulary
-from model.soft_targets import compress, dense
 from model.tokenizer import NUM_TOKENS, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from tests.conftest import TINY
-from trainer.batches import PAD, TweetDataset
+from trainer.batches import TweetDataset
 from trainer.job import framed_ids
 from trainer.score import score
 from utils.preprocess import Tweet
@@ -29,10 +27,10 @@ TOKENIZER = load_tokenizer("gpt2")
 UNSEEN = [Tweet("The rocket zyzzyva 🚀 hums.", True), Tweet("Cut in the mid", False)]
 
 
-def model(seed: int, rows: int, *, width: int = 16) -> GPT:
-    """A random model with opinions."""
+def model(seed: int, vocab_size: int, *, width: int = 16) -> GPT:
+    """A random model whose probabilities are far from even."""
     torch.manual_seed(seed)
-    made = GPT(replace(SHAPE, n_embd=width), rows).eval()
+    made = GPT(replace(SHAPE, n_embd=width), vocab_size).eval()
     for parameter in made.parameters():
         parameter.data += torch.randn_like(parameter) / 3
     return made
@@ -58,7 +56,7 @@ def ensemble(vocabulary: Vocabulary, tweets: list[Tweet]) -> Ensemble:
 
 @torch.no_grad()
 def one_by_one(ensemble: Ensemble, tweet: list[int]) -> Tensor:
-    """Probabilities at each place of a framed tweet whose tokens all have a row of their own."""
+    """Probabilities at each position of a framed tweet whose tokens all have an id of their own."""
     first, second = ensemble.members
     ours = first.model(first.vocabulary.from_gpt2(tweet[:-1])[None])[0].softmax(-1)
     theirs = torch.zeros_like(ours).index_add_(
@@ -70,7 +68,7 @@ def one_by_one(ensemble: Ensemble, tweet: list[int]) -> Tensor:
     return 0.5 * ours + 0.25 * theirs + 0.25 * grams
 
 
-def test_is_the_weighted_mean_of_its_voices(ensemble: Ensemble, tweets: list[Tweet]) -> None:
+def test_is_the_weighted_mean_of_its_members(ensemble: Ensemble, tweets: list[Tweet]) -> None:
     for tweet in framed_ids(tweets[:6], TOKENIZER):
         found = ensemble(ensemble.vocabulary.from_gpt2(tweet[:-1])[None])[0].exp()
         torch.testing.assert_close(found, one_by_one(ensemble, tweet), atol=1e-6, rtol=1e-4)
@@ -78,85 +76,51 @@ def test_is_the_weighted_mean_of_its_voices(ensemble: Ensemble, tweets: list[Twe
 
 
 @torch.no_grad()
-def test_reading_bit_by_bit_is_reading_at_once(ensemble: Ensemble, tweets: list[Tweet]) -> None:
-    rows = torch.stack([ensemble.vocabulary.from_gpt2(ids[:7]) for ids in framed_ids(tweets[:40:13], TOKENIZER)])
-    at_once = ensemble(rows)
-    cache = ensemble.new_cache(len(rows))
-    parts = [ensemble(rows[:, :3], cache)]
+def test_a_text_read_in_parts_gives_what_it_gives_at_once(ensemble: Ensemble, tweets: list[Tweet]) -> None:
+    ids = torch.stack([ensemble.vocabulary.from_gpt2(tweet[:7]) for tweet in framed_ids(tweets[:40:13], TOKENIZER)])
+    at_once = ensemble(ids)
+    cache = ensemble.new_cache(len(ids))
+    parts = [ensemble(ids[:, :3], cache)]
     cache.keep([2, 0, 1, 3])
-    rows, at_once = rows[[2, 0, 1, 3]], at_once[[2, 0, 1, 3]]
+    ids, at_once = ids[[2, 0, 1, 3]], at_once[[2, 0, 1, 3]]
     more = ensemble.new_cache(1)
-    ensemble(rows[:1, :3], more)
+    ensemble(ids[:1, :3], more)
     cache.join(more)
     cache.drop(1)  # the one that joined, a copy of the first, takes its place
-    rows[1], at_once[1] = rows[0], at_once[0]
-    parts = [at_once[:, :3]] + [ensemble(rows[:, n : n + 1], cache) for n in range(3, 7)]
+    ids[1], at_once[1] = ids[0], at_once[0]
+    parts = [at_once[:, :3]] + [ensemble(ids[:, n : n + 1], cache) for n in range(3, 7)]
     torch.testing.assert_close(torch.cat(parts, 1), at_once, atol=1e-4, rtol=1e-4)
 
 
 def test_writes_as_a_model_does(ensemble: Ensemble) -> None:
-    """What it wrote, read again in one go, is what inverting its distributions gives: see generate/sampling.py."""
-    bundle = Bundle(ensemble, TOKENIZER, ensemble.vocabulary, CONFIG, {})  # type: ignore[arg-type]
+    """At temperature 0 each token that it wrote is the likeliest one when the whole text is read again."""
+    bundle = Bundle(ensemble, TOKENIZER, ensemble.vocabulary, CONFIG, {})
     settings = replace(CONFIG.generate, num_samples=20, temperature=0.0, max_new_tokens=12)
     for prompt in ("", "The rocket"):
         for sample in generate(bundle, [prompt], replace(settings, num_samples=1)):
             (framed,) = framed_ids([Tweet(sample.text, False)], TOKENIZER)
-            rows = ensemble.vocabulary.from_gpt2([framed[0], *sample.ids])
-            allowed = ensemble.vocabulary.forbid_shared(ensemble(rows[None])[0])
+            ids = ensemble.vocabulary.from_gpt2([framed[0], *sample.ids])
+            allowed = ensemble.vocabulary.forbid_shared(ensemble(ids[None])[0])
             given = len(TOKENIZER.encode(prompt))
             chosen = ensemble.vocabulary.to_gpt2(allowed.argmax(-1)[given : len(sample.ids)].tolist())
             assert sample.ids[given:] == chosen and len(chosen) >= 1
 
 
-def test_costs_of_gpt2s_tokens_sum_over_shared_rows(vocabulary: Vocabulary, tweets: list[Tweet]) -> None:
-    """On tweets with tokens nobody saw, against probabilities over all 50,257."""
+def test_unseen_tokens_cost_what_they_cost_over_all_of_gpt2s_tokens(
+    vocabulary: Vocabulary, tweets: list[Tweet]
+) -> None:
     models = [model(seed, vocabulary.vocab_size) for seed in (1, 2)]
     ngram = NGram.fit(framed_ids(tweets, TOKENIZER), 3)
     members = [Member(one, vocabulary, 1.0) for one in models]
     whole = Ensemble(members, vocabulary, config=SHAPE, ngram=ngram, ngram_share=2.0)
-    nats = score(whole, vocabulary, TweetDataset.encode(UNSEEN, TOKENIZER, vocabulary, 32)).nats  # type: ignore[arg-type]
+    nats = score(whole, TweetDataset.encode(UNSEEN, TOKENIZER, vocabulary, 32)).nats
     for tweet, cost in zip(framed_ids(UNSEEN, TOKENIZER), nats.tolist(), strict=True):
         with torch.no_grad():
-            rows = vocabulary.from_gpt2(tweet[:-1])[None]
-            said = torch.stack([vocabulary.log_probs(one(rows)[0]).exp() for one in models]).mean(0)
+            ids = vocabulary.from_gpt2(tweet[:-1])[None]
+            averaged = torch.stack([vocabulary.log_probs(one(ids)[0]).exp() for one in models]).mean(0)
         counted = torch.from_numpy(np.stack([ngram.distribution(tweet[: n + 1]) for n in range(len(tweet) - 1)]))
         mixed = torch.zeros(len(tweet) - 1, vocabulary.vocab_size, dtype=torch.float64)
-        mixed.index_add_(1, vocabulary.id_of, 0.5 * said.double() + 0.5 * counted)
+        mixed.index_add_(1, vocabulary.id_of, 0.5 * averaged.double() + 0.5 * counted)
         target = torch.tensor(tweet[1:])
         chances = mixed.gather(1, vocabulary.id_of[target][:, None])[:, 0] * vocabulary.log_prior[target].exp()
         assert cost == pytest.approx(-float(chances.log().sum()), rel=1e-4)
-
-
-def test_memory_gives_what_was_said_at_each_place(ensemble: Ensemble, tweets: list[Tweet]) -> None:
-    some = tweets[:50]
-    rows = TweetDataset.encode(some, TOKENIZER, ensemble.vocabulary, 32)
-    memory = TeacherCache([cache_hidden_states(ensemble, rows)], places=rows.num_predictions)
-    expected = torch.cat([one_by_one(ensemble, tweet) for tweet in framed_ids(some, TOKENIZER)])
-    assert len(memory) == len(expected) == rows.num_predictions
-    for chosen in rows.epoch(16, seed=0, epoch=0):
-        batch = rows.batch(chosen)
-        index = batch.index[batch.targets != PAD]
-        found = memory.at(index)
-        torch.testing.assert_close(found, expected[index], atol=1e-6, rtol=1e-4)
-        kl = (expected[index] * (expected[index].log() - found.clamp(min=1e-12).log())).sum(-1).mean()
-        entropy = -(expected[index] * expected[index].log()).sum(-1).mean()
-        assert abs(float(kl)) < 1e-4 * float(entropy)
-
-
-def test_memory_mixes_in_an_n_gram_that_left_the_tweet_out(ensemble: Ensemble, tweets: list[Tweet]) -> None:
-    rows = TweetDataset.encode(tweets[:3], TOKENIZER, ensemble.vocabulary, 32)
-    first = int(rows.lengths[0])
-    uniform = torch.full((first, ensemble.vocabulary.vocab_size), 1 / ensemble.vocabulary.vocab_size)
-    base = torch.full((ensemble.vocabulary.vocab_size,), 1 / ensemble.vocabulary.vocab_size)
-    left_out = compress(uniform, base, 4)
-    spoken = cache_hidden_states(ensemble, rows)
-    memory = TeacherCache([spoken], places=rows.num_predictions, ngram=left_out, ngram_share=0.25)
-    plain = TeacherCache([spoken], places=rows.num_predictions)
-    index = torch.arange(rows.num_predictions)
-    expected = plain.at(index)
-    expected[:first] = 0.75 * expected[:first] + 0.25 * uniform
-    torch.testing.assert_close(memory.at(index), expected, atol=1e-6, rtol=1e-4)
-    alone = TeacherCache(
-        [cache_hidden_states(ensemble, rows, torch.tensor([1, 2]))], places=rows.num_predictions, ngram=left_out
-    )
-    torch.testing.assert_close(alone.at(torch.arange(first)), dense(left_out, torch.arange(first)))

@@ -31,7 +31,7 @@ def divergence(p: Tensor, q: Tensor) -> float:
 def test_kept_rows_are_exact_and_the_rest_has_the_shape_of_the_base() -> None:
     teacher = peaked()
     targets = compress(teacher, BASE, 20)
-    assert targets.rows.shape == targets.probs.shape == (N, 20) and targets.rows.dtype == torch.int32
+    assert targets.ids.shape == targets.probs.shape == (N, 20) and targets.ids.dtype == torch.int32
     assert targets.probs.dtype == targets.tail.dtype == targets.base.dtype == torch.float32
     found = full(targets).double()
     for place in range(0, N, 50):
@@ -80,7 +80,7 @@ def test_more_rows_lose_less_of_a_flat_teacher() -> None:
 def test_cross_entropy_without_the_full_form() -> None:
     targets = compress(peaked(), BASE, 32)
     log_q = peaked(seed=1, sharpness=1.0).log().float()
-    sparse = -(targets.probs * log_q.gather(1, targets.rows.long())).sum(-1) - targets.tail * (log_q @ targets.base)
+    sparse = -(targets.probs * log_q.gather(1, targets.ids.long())).sum(-1) - targets.tail * (log_q @ targets.base)
     torch.testing.assert_close(sparse, -(full(targets) * log_q).sum(-1), rtol=1e-5, atol=1e-5)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from config.schema import Config
-from model.transformer import GPT, Attention, Block, attend
+from model.fast import Float32Attention
+from model.transformer import GPT, Attention, Block
 
 V = 61
 SettingsOf = Callable[..., Config]
@@ -112,7 +113,7 @@ def test_blocks_add_to_the_stream(model: GPT) -> None:
         projection.weight.zero_()
         projection.bias.zero_()
     x = torch.randn(1, 5, 24)
-    assert torch.equal(block(x, cache=None, positions=None, visible=None), x)
+    assert torch.equal(block(x, cache=None, positions=None, mask=None), x)
 
 
 def test_activation_can_be_relu(settings: SettingsOf) -> None:
@@ -136,7 +137,7 @@ def test_attention_trained_in_bfloat16_is_only_rounded_to_it() -> None:
         given = [part.detach().to(dtype).requires_grad_() for part in (q, k, v)]
         if dtype == torch.bfloat16:
             with torch.autocast("cpu", torch.bfloat16):
-                y = attend(*given, visible=None, causal=True)
+                y = Float32Attention()(*given, None, True)
         else:
             scores = given[0] @ given[1].transpose(2, 3) / 8**0.5
             y = scores.masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf).softmax(-1) @ given[2]

@@ -36,6 +36,7 @@ for number, cell in enumerate(json.load(open(sys.argv[1], encoding="utf-8"))["ce
 """
 
 
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", RUNNER, str(NOTEBOOK)],

@@ -160,6 +160,7 @@ def test_of_many_posts_a_few_are_read(
     assert guessed["estimate"]["steps"] == pytest.approx(exact["estimate"]["steps"], rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_time_is_about_right(settings: SettingsOf, sample: tuple[Config, Corpus]) -> None:
     """Against the clock of a real run; any of three tries will do, as a machine may be busy just then."""
     tweets = [*sample[1].train, *sample[1].val]

@@ -12,7 +12,8 @@ import pytest
 from config.cli import COMMANDS, help_text, parse, run_command, settings
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
+PAGES += (ROOT / "docs").glob("*.md")
 TEXTS = {page.name if page.parent == ROOT else page.parent.name: page.read_text(encoding="utf-8") for page in PAGES}
 CELLS = json.loads((ROOT / "notebooks" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
 TEXTS["notebook"] = "\n\n".join("".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "markdown")

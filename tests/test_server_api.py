@@ -326,6 +326,7 @@ def test_something_broken_here_is_told_as_such(trained: Trained, monkeypatch: py
     assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
 
 
+@pytest.mark.slow
 def test_the_description_is_honest(trained: Trained, tmp_path: Path) -> None:
     """schemathesis, as it runs by default: what it makes of /openapi.json, valid and invalid, sent to the server."""
     with serving(trained[1]) as (address, _):

@@ -13,11 +13,11 @@ import torch
 
 from config.schema import Config, UserError
 from generate.copies import CopyCheck
-from generate.generate import Batch, generate, start
+from generate.generate import DraftBatch, generate, start
 from model.checkpoint import Bundle
 from model.tokenizer import END
-from server.engine import Busy, Engine, as_written
-from server.streaming import StopWriter, make_token
+from server.engine import Engine, QueueFull, stream_deltas
+from server.streaming import StopBuffer
 from tests.serving import endless, until
 
 Trained = tuple[Config, Bundle]
@@ -74,7 +74,7 @@ def test_texts_are_those_of_generate_whoever_runs_beside_them(trained: Trained, 
 def test_rows_that_join_and_leave_do_not_disturb_the_others(trained: Trained) -> None:
     """Logits of every row, at every step, equal those of the whole text without a cache."""
     config, bundle = trained
-    batch, dice = Batch(bundle), random.Random(3)
+    batch, dice = DraftBatch(bundle), random.Random(3)
     how = replace(config.generate, temperature=1.0, top_p=1.0, max_new_tokens=12)
     for step in range(30):
         if step % 4 == 0:
@@ -152,16 +152,16 @@ def test_stop_strings_wherever_tokens_end(trained: Trained) -> None:
 
 def test_what_may_become_a_stop_string_is_said_when_it_does_not(trained: Trained) -> None:
     tokenizer = trained[1].tokenizer
-    writer = StopWriter(tokenizer, ["aab", "bc"])
+    writer = StopBuffer(tokenizer, ["aab", "bc"])
     said = []
     for index in tokenizer.encode("xaaa!"):
-        piece = writer.push(make_token(tokenizer, index, None, 0, writer.position))
+        piece = writer.push(index)
         said.append(piece.text if piece else "")
     assert "".join(said) == "xaaa!" and not writer.stopped
-    end = StopWriter(tokenizer, ["aab"])
+    end = StopBuffer(tokenizer, ["aab"])
     for letter in "aa":
-        assert end.push(make_token(tokenizer, tokenizer.encode(letter)[0], None, 0, end.position)) is None
-    rest = end.rest()
+        assert end.push(tokenizer.encode(letter)[0]) is None
+    rest = end.flush()
     assert rest is not None and rest.text == "aa" and len(rest.tokens) == 2
 
 
@@ -169,14 +169,17 @@ def test_what_may_become_a_stop_string_is_said_when_it_does_not(trained: Trained
 def test_log_probabilities_are_the_models(trained: Trained, engine: Engine) -> None:
     config, bundle = trained
     how = replace(config.generate, temperature=1.5, top_k=20, repetition_penalty=1.4, max_new_tokens=12)
-    request = engine.submit("The van", how, seed=2, logprobs=4, score_prompt=True)
+    request = engine.submit("The van", how, seed=2, logprobs=4, echo=True)
     beside = [engine.submit("Mars is far", how, seed=seed) for seed in range(3)]
     sample = request.result(10)
     rows = bundle.vocabulary.from_gpt2([END, *sample.ids])
     expected = bundle.vocabulary.log_probs(bundle.model(rows[None])[0])
     assert expected.exp().sum(-1).allclose(torch.ones(len(rows)), atol=1e-3)  # over all of GPT-2's tokens
-    tokens = [*request.prompt_tokens, *request.tokens]
-    assert [token.id for token in tokens] == sample.ids
+    tokens = request.tokens
+    assert [token.id for token in tokens] == sample.ids and request.text == sample.text
+    assert [token.start for token in tokens] == [
+        len(bundle.tokenizer.decode(sample.ids[:n])) for n in range(len(tokens))
+    ]
     for place, token in enumerate(tokens):
         assert token.logprob == pytest.approx(float(expected[place, token.id]), abs=1e-4)
         best = expected[place].topk(4)
@@ -221,7 +224,7 @@ def test_a_full_queue_and_long_prompts_are_refused(trained: Trained) -> None:
     config, bundle = trained
     with Engine(endless(bundle), None, width=2, queue=3) as engine:
         requests = [engine.submit("", config.generate, seed=seed) for seed in range(5)]
-        with pytest.raises(Busy, match="try again"):
+        with pytest.raises(QueueFull, match="try again"):
             engine.submit("", config.generate, seed=9)
         with pytest.raises(UserError, match="the context only"):
             engine.submit(" Mars" * 200, config.generate, seed=0)
@@ -234,14 +237,14 @@ def test_a_full_queue_and_long_prompts_are_refused(trained: Trained) -> None:
 
 def test_an_error_ends_those_it_meets_and_not_the_engine(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     config, bundle = trained
-    draw = Batch.draw
+    draw = DraftBatch.draw
 
-    def broken(self: Batch) -> list:
-        monkeypatch.setattr(Batch, "draw", draw)
+    def broken(self: DraftBatch) -> list:
+        monkeypatch.setattr(DraftBatch, "draw", draw)
         raise RuntimeError("out of luck")
 
     with Engine(bundle, None, width=2, queue=3) as engine:
-        monkeypatch.setattr(Batch, "draw", broken)
+        monkeypatch.setattr(DraftBatch, "draw", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
             engine.submit("", config.generate, seed=0).result(10)
         assert engine.submit("", config.generate, seed=0).result(10).finish_reason in ("stop", "length")
@@ -252,7 +255,8 @@ def test_asyncio_clients_cost_no_threads(trained: Trained, engine: Engine) -> No
     before = threading.active_count()
 
     async def client(seed: int) -> str:
-        return "".join([piece.text async for piece in engine.submit("Mars", config.generate, seed=seed)])
+        request = engine.submit("Mars", config.generate, seed=seed)
+        return "".join([delta.text async for _, delta in stream_deltas([request]) if delta is not None])
 
     async def all_clients() -> list[str]:
         texts = asyncio.gather(*(client(seed) for seed in range(64)))
@@ -265,7 +269,7 @@ def test_asyncio_clients_cost_no_threads(trained: Trained, engine: Engine) -> No
 
     async def merged() -> list[tuple[int, bool]]:
         requests = [engine.submit("Mars", config.generate, seed=seed) for seed in (1, 2)]
-        return [(number, piece is None) async for number, piece in as_written(requests)]
+        return [(number, piece is None) async for number, piece in stream_deltas(requests)]
 
     ends = [number for number, ended in asyncio.run(merged()) if ended]
     assert sorted(ends) == [0, 1]
@@ -279,7 +283,7 @@ def test_closing_cancels_what_is_left(trained: Trained) -> None:
     next(iter(requests[0]))
     engine.close()
     assert [request.result(1).finish_reason for request in requests] == ["cancelled"] * 3
-    with pytest.raises(Busy):
+    with pytest.raises(QueueFull):
         engine.submit("", config.generate, seed=0)
 
 

@@ -20,6 +20,7 @@ from server.schemas import MODEL_NAME
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_it_serves_both_and_ends_at_once_with_a_stream_open(trained: tuple[Config, Bundle]) -> None:
     config = trained[0]
     command = [sys.executable, "main.py", "serve", "--serve.port", "0", "--paths.root", config.paths.root]

@@ -9,13 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from config.schema import Config
 from model.tokenizer import END, NUM_TOKENS, load_tokenizer
 from model.vocabulary import Vocabulary
 from trainer import batches as module
 from trainer import tokens
-from trainer.batches import PAD, TweetDataset, framed
+from trainer.batches import TweetDataset, framed
+from trainer.parallel import Ranks
 from trainer.tokens import Tokens
 from utils.preprocess import Tweet
 
@@ -48,11 +50,10 @@ def texts_of(rows: TweetDataset, vocabulary: Vocabulary, batches: list[torch.Ten
     found = []
     for chosen in batches:
         batch = rows.batch(chosen)
-        assert bool((batch.inputs[:, 0] == vocabulary.end).all()), "every row begins with the end mark"
-        for inputs, targets in zip(batch.inputs, batch.targets, strict=True):
-            real = targets[targets != PAD]
-            assert torch.equal(inputs[1 : len(real)], real[:-1]), "a target is the next input"
-            ids = vocabulary.to_gpt2(real)
+        assert bool((batch.ids[:, 0] == vocabulary.end).all()), "every row begins with the end mark"
+        for read, targets in zip(batch.ids, batch.targets.split(rows.lengths[chosen].tolist()), strict=True):
+            assert torch.equal(read[1 : len(targets)], targets[:-1]), "a target is the next id that is read"
+            ids = vocabulary.to_gpt2(targets.tolist())
             found.append((load_tokenizer().decode(ids), ids[-1] == END))
             assert END not in ids[:-1]
     return found
@@ -64,19 +65,19 @@ def test_end_mark_is_learnt_only_where_a_tweet_is_whole(rows: TweetDataset, voca
 
 
 def test_every_epoch_has_every_tweet_once_in_another_order(rows: TweetDataset, vocabulary: Vocabulary) -> None:
-    epochs = [rows.epoch(2, seed=3, epoch=epoch) for epoch in range(6)]
+    epochs = [rows.epoch(2, seed=3, number=number, unk_rate=0.0).steps for number in range(6)]
     for batches in epochs:
-        assert sorted(torch.cat(batches).tolist()) == [0, 1, 2, 3]
+        assert sorted(torch.cat(list(batches)).tolist()) == [0, 1, 2, 3]
     assert len({str(batches) for batches in epochs}) > 1
-    assert [b.tolist() for b in epochs[4]] == [b.tolist() for b in rows.epoch(2, seed=3, epoch=4)]
+    assert [b.tolist() for b in epochs[4]] == [b.tolist() for b in rows.epoch(2, seed=3, number=4, unk_rate=0.0).steps]
 
 
 def test_little_is_padding(tweets: list[Tweet], vocabulary: Vocabulary) -> None:
     long = [Tweet(" ".join([tweet.text] * (1 + n % 7)), True) for n, tweet in enumerate(tweets)]
     rows = TweetDataset.encode(long, load_tokenizer(), vocabulary, 128)
-    batches = [rows.batch(chosen) for chosen in rows.epoch(8, seed=0, epoch=0)]
-    padded = sum(int((batch.targets == PAD).sum()) for batch in batches)
-    places = sum(batch.targets.numel() for batch in batches)
+    batches = [rows.batch(chosen) for chosen in rows.epoch(8, seed=0, number=0, unk_rate=0.0).steps]
+    padded = sum(batch.ids.numel() - len(batch.places) for batch in batches)
+    places = sum(batch.ids.numel() for batch in batches)
     assert padded / places < 0.15
 
 
@@ -84,13 +85,16 @@ def test_little_is_padding(tweets: list[Tweet], vocabulary: Vocabulary) -> None:
 def test_more_places_hold_the_same_tokens(tweets: list[Tweet], vocabulary: Vocabulary, multiple: int) -> None:
     rows = TweetDataset.encode(tweets, load_tokenizer(), vocabulary, 128)
     added = set()
-    for chosen in rows.epoch(3, seed=0, epoch=0):
-        plain, more = rows.batch(chosen), rows.batch(chosen, multiple=multiple)
-        width = plain.targets.shape[1]
+    for chosen in rows.epoch(3, seed=0, number=0, unk_rate=0.0).steps:
+        plain, more = rows.batch(chosen), rows.batch(chosen, pad_to_multiple_of=multiple)
+        width = plain.ids.shape[1]
         added.add(-width % multiple)
-        assert more.targets.shape[1] == width + -width % multiple and bool((more.targets[:, width:] == PAD).all())
-        for name in ("inputs", "targets", "index"):
-            assert torch.equal(getattr(more, name)[:, :width], getattr(plain, name)), name
+        assert more.ids.shape[1] == width + -width % multiple
+        assert torch.equal(more.ids[:, :width], plain.ids)
+        hidden = torch.randn(*plain.ids.shape, 2)
+        wider = F.pad(hidden, (0, 0, 0, more.ids.shape[1] - width))
+        assert torch.equal(more.real(wider), plain.real(hidden))
+        assert torch.equal(more.targets, plain.targets) and torch.equal(more.index, plain.index)
     assert len(added) > 1
 
 
@@ -100,25 +104,24 @@ def test_long_texts_go_on_in_further_rows(vocabulary: Vocabulary) -> None:
     ids = load_tokenizer().encode(tweet.text)
     assert rows.tweet.tolist() == [0] * 4 + [1]
     assert int(rows.lengths[:4].sum()) == len(ids) + 1 and int(rows.lengths.max()) <= 16
-    batch = rows.batch(torch.arange(4))
-    targets = batch.targets[batch.targets != PAD]
-    assert targets.tolist() == vocabulary.from_gpt2([*ids, END]).tolist()
+    assert rows.batch(torch.arange(4)).targets.tolist() == vocabulary.from_gpt2([*ids, END]).tolist()
 
 
 def test_rows_end_with_sentences() -> None:
     text = 'One two three. Four "five six!" Seven is 7.5 here? Eight nine ten eleven twelve. It costs $3.50 now.'
     rows = TweetDataset.encode([Tweet(text, True)], load_tokenizer(), FULL, 12)
     batch = rows.batch(torch.arange(len(rows.starts)))
-    parts = [load_tokenizer().decode(targets[targets != PAD].tolist()) for targets in batch.targets]
-    parts[-1] += "<end>" * int(batch.targets[-1, int(rows.lengths[-1]) - 1] == END)
+    examples = batch.targets.split(rows.lengths.tolist())
+    parts = [load_tokenizer().decode(targets.tolist()) for targets in examples]
+    parts[-1] += "<end>" * int(examples[-1][-1] == END)
     assert parts == [
         'One two three. Four "five six!"',
         " Seven is 7.5 here?",
         " Eight nine ten eleven twelve.",
         " It costs $3.50 now.<end>",
     ]
-    assert (batch.targets == END).any(1).tolist() == [False, False, False, True]
-    ends = [load_tokenizer().decode([index]) for index in batch.inputs[:, 0].tolist()]
+    assert [END in targets for targets in examples] == [False, False, False, True]
+    ends = [load_tokenizer().decode([index]) for index in batch.ids[:, 0].tolist()]
     assert ends == ["", '!"', "?", "."], "a further row goes on from the token before it"
 
 
@@ -137,7 +140,7 @@ def test_every_token_of_any_text_is_predicted_once(texts: list[tuple[str, bool]]
     found: list[list[int]] = [[END] for _ in tweets]
     for number, owner in enumerate(rows.tweet.tolist()):
         batch = rows.batch(torch.tensor([number]))
-        inputs, targets = batch.inputs[0].tolist(), batch.targets[0].tolist()
+        inputs, targets = batch.ids[0].tolist(), batch.targets.tolist()
         assert inputs[0] == found[owner][-1] and inputs[1:] == targets[:-1] and 1 <= len(targets) <= block
         found[owner] += targets
         rest = whole[owner][len(found[owner]) :]
@@ -207,11 +210,10 @@ def test_a_sample_has_parts_of_all(vocabulary: Vocabulary) -> None:
 
 def test_predictions_are_numbered_tweet_by_tweet(rows: TweetDataset) -> None:
     seen = []
-    for chosen in rows.epoch(3, seed=0, epoch=0):
-        batch = rows.batch(chosen)
-        seen += batch.index[batch.targets != PAD].tolist()
+    for chosen in rows.epoch(3, seed=0, number=0, unk_rate=0.0).steps:
+        seen += rows.batch(chosen).index.tolist()
     assert sorted(seen) == list(range(rows.num_predictions))
-    first = rows.batch(torch.tensor([1])).index[0, 0]
+    first = rows.batch(torch.tensor([1])).index[0]
     assert int(first) == int(rows.lengths[0])
 
 
@@ -219,32 +221,56 @@ def test_bytes_are_utf8_and_one_for_the_end(rows: TweetDataset) -> None:
     assert rows.num_bytes.tolist() == [len(tweet.text.encode("utf-8")) + 1 for tweet in TWEETS]
 
 
-def test_tokens_seen_once_play_the_unseen(
+def test_tokens_seen_once_are_replaced_by_unk(
     rows: TweetDataset, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unseen = vocabulary.unk_ids(load_tokenizer())
-    everything = torch.arange(len(rows.starts))
-    plain = rows.batch(everything)
-    counts = torch.bincount(torch.cat([plain.targets[plain.targets != PAD], torch.tensor([vocabulary.end])]))
-    once = (plain.targets != PAD) & (counts[plain.targets.clamp(min=0)] == 1)
+    unk = vocabulary.unk_ids(load_tokenizer())
+    everything = torch.arange(len(rows))
+    plain = rows.batch(everything).targets
+    once = torch.bincount(torch.cat([plain, torch.tensor([vocabulary.end])]))[plain] == 1
 
-    def played(rate: float, epoch: int) -> torch.Tensor:
-        return rows.batch(everything, rows.unk_replacements(unseen, rate=rate, seed=0, epoch=epoch)).targets
+    def replaced(rate: float, number: int) -> torch.Tensor:
+        epoch = rows.epoch(4, seed=0, number=number, unk_rate=rate)
+        return rows.batch(everything, replaced=epoch).targets
 
-    assert torch.equal(played(0.0, 0), plain.targets)
-    always = played(1.0, 0)
-    assert torch.equal(always[once], unseen[plain.targets[once]]) and torch.equal(always[~once], plain.targets[~once])
+    assert torch.equal(replaced(0.0, 0), plain)
+    always = replaced(1.0, 0)
+    assert torch.equal(always[once], unk[plain[once]]) and torch.equal(always[~once], plain[~once])
     assert bool(vocabulary.is_shared[always[once]].all())
-    share = torch.stack([vocabulary.is_shared[played(0.3, epoch)[once]] for epoch in range(300)])
+    share = torch.stack([vocabulary.is_shared[replaced(0.3, number)[once]] for number in range(300)])
     assert float(share.float().mean()) == pytest.approx(0.3, abs=0.03)
-    before = played(0.3, 5)
+    before = replaced(0.3, 5)
     monkeypatch.setattr(module, "CHUNK", 7)  # numbers drawn bit by bit are the same numbers
-    assert torch.equal(played(0.3, 5), before)
+    assert torch.equal(replaced(0.3, 5), before)
 
 
-def test_inputs_play_what_targets_play(rows: TweetDataset, vocabulary: Vocabulary) -> None:
-    unseen = vocabulary.unk_ids(load_tokenizer())
-    batch = rows.batch(torch.arange(4), rows.unk_replacements(unseen, rate=0.5, seed=1, epoch=2))
-    for inputs, targets in zip(batch.inputs, batch.targets, strict=True):
-        real = targets[targets != PAD]
-        assert torch.equal(inputs[1 : len(real)], real[:-1])
+def test_what_is_read_is_replaced_as_what_is_predicted(rows: TweetDataset) -> None:
+    batch = rows.batch(torch.arange(4), replaced=rows.epoch(4, seed=1, number=2, unk_rate=0.5))
+    for read, targets in zip(batch.ids, batch.targets.split(rows.lengths.tolist()), strict=True):
+        assert torch.equal(read[1 : len(targets)], targets[:-1])
+
+
+def test_tokens_that_occur_once_may_be_counted_in_another_dataset(rows: TweetDataset, vocabulary: Vocabulary) -> None:
+    more = [*TWEETS, Tweet("Mars is red! Yes!", True)]
+    both = TweetDataset.encode(more, load_tokenizer(), vocabulary, 64, counted_in=rows)
+    assert torch.equal(both.singletons, rows.singletons)
+    alone = TweetDataset.encode(more, load_tokenizer(), vocabulary, 64)
+    assert len(alone.singletons) < len(rows.singletons)
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 9))
+def test_the_parts_of_a_step_hold_each_prediction_once(processes: int, size: int, batch_size: int) -> None:
+    dataset = TweetDataset.encode(TWEETS * 3, load_tokenizer(), FULL, 64)
+    epoch = dataset.epoch(batch_size, seed=0, number=0, unk_rate=0.0)
+    for step in epoch.steps:
+        each = [Ranks(rank, processes) for rank in range(processes)]
+        parts = [list(epoch.parts(step, ranks=ranks, size=size, device=torch.device("cpu"))) for ranks in each]
+        shares = [sum(len(batch.ids) for batch in own) for own in parts]
+        assert max(shares) - min(shares) <= 1, "every process has as many examples, but for one"
+        batches = [batch for own in parts for batch in own]
+        assert all(len(batch.ids) <= size for batch in batches)
+        assert sum(batch.share for batch in batches) == pytest.approx(1.0)
+        found = torch.cat([batch.index for batch in batches]).sort().values
+        assert torch.equal(found, dataset.batch(step).index.sort().values)
+        for batch in batches:
+            assert batch.share == pytest.approx(len(batch.targets) / int(dataset.lengths[step].sum()))

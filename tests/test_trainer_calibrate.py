@@ -13,8 +13,7 @@ from model.tokenizer import END, NUM_TOKENS, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import SHAPES, Vocabulary, shapes_of
 from tests.conftest import TINY
-from trainer.batches import PAD
-from trainer.calibrate import KINDS, Calibration, make_calibration, taken_out
+from trainer.calibrate import KINDS, Calibration, left_out_shares, make_calibration
 from trainer.job import framed_ids
 from utils.preprocess import Tweet
 
@@ -40,7 +39,7 @@ def test_shares_are_those_of_counting_again_without_each_tweet(tweets: list[Twee
             wanted[kind] += 1
     total = counted(framed)
     counts = torch.tensor([total[index] for index in range(NUM_TOKENS)])
-    found = taken_out(framed, counts, shapes, least)
+    found = left_out_shares(framed, counts, shapes, least)
     torch.testing.assert_close(found, wanted / wanted.sum())
     assert found[: len(SHAPES)].sum() > 3 / sum(len(tweet) - 1 for tweet in framed)  # zebra, quokka: seen nowhere else
 
@@ -63,7 +62,7 @@ def mean_share(calibration: Calibration, model: GPT) -> Tensor:
     places = []
     for row in range(len(calibration.contexts.starts)):
         batch = calibration.contexts.batch(torch.tensor([row]))
-        places.append(model(batch.inputs)[batch.targets != PAD].softmax(-1))
+        places.append(model(batch.ids)[0].softmax(-1))
     expected = torch.cat(places).mean(0)
     return torch.stack([expected[calibration.kinds == kind].sum() for kind in range(KINDS)])
 

@@ -22,11 +22,12 @@ from torch import Tensor
 from config.cli import parse, run_command
 from config.schema import Config, UserError
 from model.checkpoint import load_checkpoint
-from model.device import choose_device, precision, quick_products
+from model.device import choose_device, mixed_precision, precision
 from model.transformer import GPT
 from tests.conftest import TINY
-from trainer.job import prepare, rows_at_once, step_bytes
-from trainer.parallel import Team
+from trainer.batches import Epoch
+from trainer.job import examples_at_once, prepare, step_bytes
+from trainer.parallel import Ranks
 from trainer.train import Trainer
 from utils.preprocess import Tweet, load_processed
 from utils.run_log import read_log
@@ -76,14 +77,14 @@ def alone(argv: list[str]) -> None:
 
 def after(updates: int, act: Callable[[Trainer], None]) -> None:
     """In the second process, do something right after so many updates."""
-    original = Trainer.update
+    original = Trainer.step
 
-    def update(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
-        original(self, rows, unseen)
-        if self.team.rank == 1 and self.state.step == updates:
+    def update(self: Trainer, epoch: Epoch, examples: Tensor) -> None:
+        original(self, epoch, examples)
+        if self.ranks.rank == 1 and self.state.step == updates:
             act(self)
 
-    pytest.MonkeyPatch().setattr(Trainer, "update", update)
+    pytest.MonkeyPatch().setattr(Trainer, "step", update)
 
 
 def gets_a_signal() -> None:
@@ -108,13 +109,13 @@ def has_other_settings() -> None:
 
 
 def gets_a_bad_loss() -> None:
-    original = Trainer.gradient_in_parts
+    original = Trainer.gradient
 
     def broken(self: Trainer, *arguments: Any) -> Tensor:
         sums = original(self, *arguments)
-        return sums * math.nan if self.team.rank == 1 and self.state.step == 7 else sums
+        return sums * math.nan if self.ranks.rank == 1 and self.state.step == 7 else sums
 
-    pytest.MonkeyPatch().setattr(Trainer, "gradient_in_parts", broken)
+    pytest.MonkeyPatch().setattr(Trainer, "gradient", broken)
 
 
 def work(rank: int, port: int, argv: list[str], happens: Callable[[], None] | None, told: Path) -> None:
@@ -185,6 +186,7 @@ def test_two_processes_take_the_steps_of_one(flags_in: Flags) -> None:
     assert sum("2 processes, each on cpu" in line for line in lines) == 1 == sum("[Epoch 1]" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_ends_both_and_resuming_is_bit_equal(
     flags_in: Flags, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,6 +228,7 @@ def test_what_goes_wrong_in_one_ends_both_with_one_line(
     assert [text for text in lines if "error" in text] == [lines[-1]] and lines[-1].startswith(line)
 
 
+@pytest.mark.slow
 def test_torchrun(flags_in: Flags) -> None:
     argv = flags_in("torchrun", "--train.epochs", "1")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "main.py"]
@@ -237,18 +240,11 @@ def test_torchrun(flags_in: Flags) -> None:
 
 def test_every_process_drops_others_and_a_step_taken_again_the_same() -> None:
     def mask(rank: int, step: int) -> Tensor:
-        Team(rank, 2).seed(0, step)
+        Ranks(rank, 2).seed_dropout(0, step)
         return torch.rand(20)
 
     assert torch.equal(mask(1, 5), mask(1, 5))
     assert not torch.equal(mask(0, 5), mask(1, 5)) and not torch.equal(mask(0, 5), mask(0, 6))
-
-
-@pytest.mark.parametrize("rows", [1, 2, 7, 8])
-def test_rows_are_dealt_out_once(rows: int) -> None:
-    hands = [Team(rank, 3).deal(torch.arange(rows)) for rank in range(3)]
-    assert sorted(torch.cat(hands).tolist()) == list(range(rows))
-    assert max(map(len, hands)) - min(map(len, hands)) <= 1
 
 
 def test_nobody_finds_the_others(flags_in: Flags, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -269,7 +265,7 @@ def test_a_batch_in_parts_is_the_same_batch(flags_in: Flags) -> None:
     assert losses(whole) == pytest.approx(losses(parts), abs=1e-5)
     assert close(saved(whole, "model"), saved(parts, "model"), 1e-5)
     with_all, with_few = (prepare(of(argv), load_processed(of(argv).paths)) for argv in (whole, parts))
-    assert rows_at_once(with_few.config, with_few.team.size) == math.ceil(of(whole).train.batch_size / 4)
+    assert examples_at_once(with_few.config, with_few.ranks.size) == math.ceil(of(whole).train.batch_size / 4)
     assert step_bytes(with_few) < step_bytes(with_all)
     whole += ["--train.resume", "true", "--train.accumulate", "2"]
     alone(whole)  # it may change on the way
@@ -307,7 +303,7 @@ def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         assert of("auto", "cpu") == expected
     before = torch.get_float32_matmul_precision()
     for device, inside in (("cuda", "high"), ("cpu", before)):
-        with quick_products(torch.device(device)):
+        with mixed_precision(torch.device(device), torch.float32):
             assert torch.get_float32_matmul_precision() == inside
         assert torch.get_float32_matmul_precision() == before
 
@@ -333,8 +329,8 @@ def test_all_of_a_step_is_on_the_device(flags_in: Flags, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **more: nullcontext())  # it does not know that device
     config = of(flags_in("run", "--train.ngram_weight", weight))
     run = Trainer(prepare(config, load_processed(config.paths)))
-    rows, none = torch.arange(8), (torch.zeros(0, dtype=torch.long),) * 2
-    assert run.gradient_in_parts(rows.split(4), none, 100).is_meta
+    epoch = run.job.train.epoch(8, seed=0, number=0, unk_rate=0.3)
+    assert run.gradient(epoch, epoch.steps[0]).is_meta
     assert all(parameter.grad is not None and parameter.grad.is_meta for parameter in run.model.parameters())
 
 

@@ -24,9 +24,7 @@ def test_scores_equal_the_distribution_over_all_tokens(settings: Callable[..., C
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     unseen = [Tweet("Quantum zebras, naturally.", True), Tweet("A zebra cut off in the mid", False), tweets[0]]
-    scores = score(
-        model, vocabulary, TweetDataset.encode(unseen, tokenizer, vocabulary, config.block_size), batch_size=2
-    )
+    scores = score(model, TweetDataset.encode(unseen, tokenizer, vocabulary, config.block_size), batch_size=2)
     for number, tweet in enumerate(unseen):
         ids = tokenizer.encode(tweet.text) + ([END] if tweet.finished else [])
         logits = model(vocabulary.id_of[torch.tensor([END, *ids[:-1]])][None])[0]
@@ -46,6 +44,6 @@ def test_a_long_text_is_one_tweet(settings: Callable[..., Config]) -> None:
     tweet = Tweet("one two three four five six seven eight nine ten eleven.", True)
     vocabulary = Vocabulary.build(config, tokenizer, [tokenizer.encode(tweet.text)])
     model = GPT(config, vocabulary.vocab_size).eval()
-    scores = score(model, vocabulary, TweetDataset.encode([tweet], tokenizer, vocabulary, 8))
+    scores = score(model, TweetDataset.encode([tweet], tokenizer, vocabulary, 8))
     assert scores.tokens.tolist() == [len(tokenizer.encode(tweet.text)) + 1]
     assert bool(scores.end_nats.isfinite().all())

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from config.schema import Config, UserError
 from model.checkpoint import load_checkpoint
+from trainer.batches import Epoch
 from trainer.job import prepare
+from trainer.saving import State
 from trainer.score import Scores
-from trainer.train import Interrupted, State, Trainer, train
+from trainer.train import Interrupted, Trainer, train
 from utils.preprocess import Corpus, Tweet
 from utils.run_log import read_log
 
@@ -34,16 +36,16 @@ def corpus(tweets: list[Tweet]) -> Corpus:
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
     """Send this process SIGINT right after the given number of updates."""
-    original, done = Trainer.update, 0
+    original, done = Trainer.step, 0
 
-    def update(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> None:
+    def update(self: Trainer, epoch: Epoch, examples: Tensor) -> None:
         nonlocal done
-        original(self, rows, unseen)
+        original(self, epoch, examples)
         done += 1
         if done == updates:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "update", update)
+    monkeypatch.setattr(Trainer, "step", update)
 
 
 def weights(config: Config, name: str = "last_model.pth") -> dict[str, Any]:
@@ -82,9 +84,9 @@ def test_stop_and_resume_is_bit_equal_to_one_go(
 def test_the_next_batch_after_resuming_is_the_same(settings: SettingsOf, corpus: Corpus) -> None:
     config = settings("--train.batch_size", "8")
     rows = prepare(config, corpus).train
-    straight = rows.epoch(8, seed=0, epoch=5)
-    resumed = rows.epoch(8, seed=0, epoch=5)[7:]
-    assert torch.equal(rows.batch(straight[7]).inputs, rows.batch(resumed[0]).inputs)
+    straight, resumed = (rows.epoch(8, seed=0, number=5, unk_rate=0.3) for _ in range(2))
+    one, two = (rows.batch(epoch.steps[7], replaced=epoch) for epoch in (straight, resumed))
+    assert torch.equal(one.ids, two.ids) and torch.equal(one.targets, two.targets)
 
 
 def test_resuming_with_other_settings_or_tweets_is_refused(settings: SettingsOf, corpus: Corpus) -> None:
@@ -129,7 +131,6 @@ def test_a_broken_number_stops_before_the_update(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     job = prepare(settings("--train.batch_size", "8"), corpus)  # a block of tokens, one call of the loss, in each step
-    run = Trainer(job)
     plain, calls = job.loss, 0
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +143,7 @@ def test_a_broken_number_stops_before_the_update(
         return (value * math.nan if broken == "loss" else (logits.sum() * 0).sqrt() + value.detach()), nats
 
     before: dict[str, Tensor] = {}
-    job.loss = loss
+    run = Trainer(replace(job, loss=loss))
     with pytest.raises(UserError, match=r"not finite at step 3 .*learning_rate"):
         run.fit()
     assert run.state.step == 2
@@ -156,22 +157,22 @@ def test_after_a_broken_number_the_saved_run_goes_on_with_a_lower_rate(
     flags = ("--train.epochs", "3", "--train.batch_size", "8")  # 16 steps each
     original, steps = Trainer.gradient, 0
 
-    def gradient(self: Trainer, rows: Tensor, unseen: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    def gradient(self: Trainer, epoch: Epoch, examples: Tensor) -> Tensor:
         nonlocal steps
         steps += 1
-        loss, nats = original(self, rows, unseen)
-        return (math.nan if steps == 20 else loss), nats
+        sums = original(self, epoch, examples)
+        return sums * math.nan if steps == 20 else sums
 
     monkeypatch.setattr(Trainer, "gradient", gradient)
     config = settings(*flags)
     saved: dict[str, bytes] = {}
-    epoch_ends = Trainer.save_last
+    epoch_ends = Trainer.save
 
-    def save_last(self: Trainer) -> None:
+    def save(self: Trainer) -> None:
         epoch_ends(self)
         saved.update({path.name: path.read_bytes() for path in config.paths.checkpoints.glob("*.pth")})
 
-    monkeypatch.setattr(Trainer, "save_last", save_last)
+    monkeypatch.setattr(Trainer, "save", save)
     with pytest.raises(UserError, match=r"step 20 \(epoch 2\); .*--train\.learning_rate 0\.003 .*--train\.resume true"):
         train(config, corpus)
     assert saved == {path.name: path.read_bytes() for path in config.paths.checkpoints.glob("*.pth")}
@@ -182,47 +183,12 @@ def test_after_a_broken_number_the_saved_run_goes_on_with_a_lower_rate(
     assert read_log(config.paths.metrics)[-1]["lr"] < 0.003
 
 
-def test_a_small_gpu_takes_a_batch_in_parts_and_learns_the_same(
-    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    flags = ["--train.batch_size", "8", "--model.dropout", "0", "--train.output_dropout", "0", "--train.epochs", "1"]
-    flags += ["--train.learning_rate", "0.001"]
-    one = Trainer(prepare(settings(*flags, "--paths.root", str(tmp_path / "a")), corpus))
-    one.fit()
-
-    two = Trainer(prepare(settings(*flags, "--paths.root", str(tmp_path / "b")), corpus))
-    plain, sizes, said = two.job.loss, [], []
-
-    def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        if len(logits) > 30:  # rows of 6 to 11 tokens: 8 of them never fit, 4 not always, 2 always do
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        sizes.append(len(logits))
-        return plain(logits, targets, index)
-
-    two.job.loss = loss
-    monkeypatch.setattr("trainer.progress.Progress.say", lambda self, text: said.append(text))
-    two.fit()
-    assert two.state.halvings == 2 and [line.split(":")[0] for line in said[:2]] == [
-        "The GPU's memory is too small for 8 tweets at once",
-        "The GPU's memory is too small for 4 tweets at once",
-    ]
-    assert "a step still learns from 8" in said[0]
-    assert (two.state.step, two.state.tokens) == (one.state.step, one.state.tokens)
-    assert two.state.epoch == 1 and max(sizes) <= 30
-    assert weights(two.job.config)["state"]["halvings"] == 2
-    for name, value in two.model.state_dict().items():
-        assert torch.allclose(value, one.model.state_dict()[name], atol=2e-4), name
-    assert one.state.best_nats == pytest.approx(two.state.best_nats, abs=1e-3)
-
-
-def test_a_gpu_too_small_for_one_tweet_says_so(settings: SettingsOf, corpus: Corpus) -> None:
-    run = Trainer(prepare(settings(), corpus))
-
+def test_a_gpu_too_small_for_a_step_says_what_to_do(settings: SettingsOf, corpus: Corpus) -> None:
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    run.job.loss = loss
-    with pytest.raises(UserError, match="too small for a single tweet"):
+    run = Trainer(replace(prepare(settings(), corpus), loss=loss))
+    with pytest.raises(UserError, match=r"memory of the GPU is too small: .* --train\.accumulate 2"):
         run.fit()
     assert run.state.step == 0
 
@@ -232,7 +198,7 @@ def test_the_end_of_an_epoch_that_is_seen_twice_is_logged_once(
 ) -> None:
     """Killed after the line of an epoch was written and before the run was saved, it comes to that line again."""
     flags = ("--train.batch_size", "8", "--train.save_minutes", "0")
-    original = Trainer.save_last
+    original = Trainer.save
 
     def killed(self: Trainer) -> None:
         if self.state.batch == 0:
@@ -240,7 +206,7 @@ def test_the_end_of_an_epoch_that_is_seen_twice_is_logged_once(
         original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "save_last", killed)
+        patch.setattr(Trainer, "save", killed)
         with pytest.raises(MemoryError):
             train(settings(*flags), corpus)
     train(settings(*flags, "--train.resume", "true"), corpus)

@@ -1,41 +1,47 @@
 """The playground's parts by themselves; test_web_app_browser.py has the whole page in a real browser."""
 
+import html
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, TypeVar
+from xml.etree import ElementTree
 
 import gradio as gr
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from config.cli import parse
 from config.schema import Config, GenerateConfig, UserError
-from generate.generate import generate
+from generate.generate import Sample, generate
 from model.checkpoint import Bundle
 from model.tokenizer import END, load_tokenizer
 from server.engine import Engine
 from tests.serving import NASTY, Playground, playing
 from utils.preprocess import load_processed
-from web.app import in_a_loop
-from web.charts import Line, line_chart, ticks
-from web.markup import Markup, notice, percent, tag
-from web.models import ALONE, Models
+from web.app import call_in_event_loop
+from web.cards import Column, cards
+from web.charts import Curve, bar_chart, line_chart
+from web.models import NO_SECOND_MODEL, Models
 from web.tab_about import about
 from web.tab_data import DataTab, change, find_examples, tokens_view
-from web.tab_pick import SHOWN, Story, choices, likeliest
-from web.tab_training import TrainingTab, read_runs, signature
-from web.tab_write import WriteTab, write
+from web.tab_pick import CHOICES_SHOWN, PickedText, choices_view, likeliest
+from web.tab_training import TrainingTab, file_versions, read_runs
+from web.tab_write import WriteTab, write_cards
+from web.templates import figures_table, notice, short_percent
 
 # Gradio still uses what pandas is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated")
 
 Made = TypeVar("Made")
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def built(make: Callable[[], Made]) -> Made:
@@ -45,7 +51,7 @@ def built(make: Callable[[], Made]) -> Made:
         with gr.Blocks():
             return make()
 
-    return in_a_loop(build)
+    return call_in_event_loop(build)
 
 
 @pytest.fixture(scope="module")
@@ -74,59 +80,99 @@ def data_of(page: str) -> list[dict[str, Any]]:
     """What the cards hold for the buttons that save them."""
     found = re.search(r'data-samples="([^"]*)"', page)
     assert found
-    samples: list[dict[str, Any]] = json.loads(found[1].replace("&quot;", '"').replace("&#x27;", "'"))
+    samples: list[dict[str, Any]] = json.loads(html.unescape(found[1]))
     return samples
 
 
-# ---- markup and drawings --------------------------------------------------------------------------------------------
+# ---- HTML and charts ------------------------------------------------------------------------------------------------
+
+
+class Elements(HTMLParser):
+    """The names, attribute values and text of some HTML."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.values: list[str | None] = []
+        self.text = ""
+        self.feed(str(page))  # a part of a Markup is one too, and would escape what is added to it
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.values += [value for _, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
 
 @given(st.text())
 def test_text_is_never_markup(text: str) -> None:
-    from html.parser import HTMLParser
-
-    class Parser(HTMLParser):
-        def __init__(self) -> None:
-            super().__init__()
-            self.tags: list[str] = []
-            self.text = ""
-            self.title: str | None = None
-
-        def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
-            self.tags.append(name)
-            self.title = dict(attributes).get("title", self.title)
-
-        def handle_data(self, data: str) -> None:
-            self.text += data
-
-    parser = Parser()
-    parser.feed(tag("p", text, tag("b", text), title=text))
-    parser.close()
-    assert parser.tags == ["p", "b"] and parser.title == text and parser.text == text * 2
+    found = Elements(figures_table((text, text), [(text, text)]))
+    assert found.names == ["div", "table", "thead", "tr", "th", "th", "tbody", "tr", "th", "td"]
+    assert f"{text}, {text}" in found.values and text in found.values
+    assert found.text.replace("\n", "") == 4 * text.replace("\n", "")
+    shown = Elements(notice(text))
+    assert shown.text == text.replace("`", "") and set(shown.names) <= {"p", "code"}
 
 
-def test_an_attribute_can_be_left_out_or_have_no_value() -> None:
-    assert (
-        tag("a", "x", class_="c", data_x=1, hidden=True, id=None, lang=False) == '<a class="c" data-x="1" hidden>x</a>'
-    )
+@pytest.mark.parametrize("tweet", ["<script>alert(1)</script>", NASTY])
+def test_a_tweet_with_a_script_is_shown_as_text(tweet: str) -> None:
+    sample = Sample(prompt="", text=tweet, ids=[], finish_reason="stop", tokens=3, novel=True, seed=7)
+    request: Any = object()  # what is finished is drawn from its sample
+    shown = cards([Column("model", [request], {0: sample})])
+    assert tweet in Elements(shown).text and not {"script", "img"} & set(Elements(shown).names)
+    assert data_of(shown)[0]["text"] == tweet
+    drawn = line_chart([Curve(tweet, [(0, 1.0), (1, 2.0)], 0)], title=tweet, x_name="epoch", y_name="bits")
+    assert tweet in Elements(drawn).text and not {"script", "img"} & set(Elements(drawn).names)
+
+
+def test_a_notice_shows_commands_as_code() -> None:
     assert notice("Run `a <b>`!") == '<p class="notice" role="status">Run <code>a &lt;b&gt;</code>!</p>'
 
 
 @pytest.mark.parametrize(("share", "text"), [(0, "0.0%"), (0.0004, "under 0.1%"), (0.034, "3.4%"), (0.5, "50%")])
 def test_percent(share: float, text: str) -> None:
-    assert percent(share) == text
+    assert short_percent(share) == text
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
-def test_ticks_are_few_round_and_inside(low: float, span: float) -> None:
-    found = ticks(low, low + span)
-    assert 1 <= len(found) <= 7 and found == sorted(set(found))
-    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in found)
+def shapes(drawn: str) -> dict[str, ElementTree.Element]:
+    """The shapes of a chart that have a title, by that title."""
+    found = re.search("<svg.*</svg>", drawn, re.DOTALL)
+    assert found
+    svg = ElementTree.fromstring(found[0])
+    assert svg.attrib["role"] == "img" and svg.attrib["aria-label"]
+    return {each.findtext(f"{SVG}title") or "": each for each in svg.iter() if each.find(f"{SVG}title") is not None}
 
 
-def test_a_chart_says_every_number() -> None:
-    drawn = line_chart([Line("a<b", [(0, 2.5), (1, 2.0)], 0)], title="t", x_name="epoch", y_name="bits")
-    assert "a&lt;b: 2.500 at epoch 0" in drawn and "a&lt;b: 2.000 at epoch 1" in drawn and drawn.count("<circle") == 2
+def test_a_chart_has_every_point_at_its_place() -> None:
+    points = [(0.0, 2.5), (1.0, 2.0), (3.0, 1.5)]
+    curves = [Curve("a<b", points, 0), Curve("$x$", [(0.0, 2.0)], 9, dashed=True)]
+    drawn = line_chart(curves, title="t", x_name="epoch", y_name="bits")
+    found = shapes(drawn)
+    assert list(found) == [f"a<b: {y:.3f} at epoch {x:g}" for x, y in points] + ["$x$: 2.000 at epoch 0"]
+    places = [(float(found[title].attrib["x"]), float(found[title].attrib["y"])) for title in list(found)[:3]]
+    (x0, y0), (x1, y1), (x3, y3) = places
+    assert x3 - x0 == pytest.approx(3 * (x1 - x0), rel=1e-3) and x1 > x0
+    assert y3 - y1 == pytest.approx(y1 - y0, rel=1e-3) and y1 > y0  # SVG counts downwards
+    numbers = re.findall(r">(-?[\d.]+)</text>", drawn)
+    assert {"0", "1", "2", "3"} <= set(numbers) and {"1.6", "2.4"} <= set(numbers)  # both axes
+    assert "var(--series-0)" in drawn and "var(--series-1)" in drawn and not re.search("#[0-9a-f]{6}", drawn)
+
+
+def test_bars_are_as_high_as_their_shares() -> None:
+    series = [("one", [0.5, 0.25, 0.25]), ("two", [0.0, 1.0, 0.0])]
+    found = shapes(bar_chart(["0", "10", "20+"], series, title="t", x_name="tokens", y_name="share"))
+    assert len(found) == 6
+
+    def height(title: str) -> float:
+        path = next(iter(found[title].iter(f"{SVG}path"))).attrib["d"]
+        ys = [float(y) for _, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)]
+        return max(ys) - min(ys)
+
+    assert height("one, tokens 0: 50.0%") == pytest.approx(2 * height("one, tokens 20+: 25.0%"), rel=1e-3)
+    assert height("two, tokens 10: 100.0%") == pytest.approx(2 * height("one, tokens 0: 50.0%"), rel=1e-3)
+    assert height("two, tokens 0: 0.0%") == 0
 
 
 # ---- what the tabs compute ------------------------------------------------------------------------------------------
@@ -134,7 +180,7 @@ def test_a_chart_says_every_number() -> None:
 
 def test_the_cards_are_what_generate_writes(engine: Engine, config: Config, trained: tuple[Config, Bundle]) -> None:
     settings = replace(config.generate, num_samples=4, seed=11)
-    pictures = list(write(Models(engine, config), "student", "The rocket ", settings))
+    pictures = list(write_cards(Models(engine, config), "student", "The rocket ", settings))
     expected = generate(trained[1], ["The rocket "], settings)
     written = data_of(pictures[-1])
     assert [sample["model"] for sample in written] == ["best_model"] * 4 + ["student"] * 4
@@ -152,31 +198,31 @@ def test_the_cards_are_what_generate_writes(engine: Engine, config: Config, trai
 def test_a_copied_tweet_is_marked(engine: Engine, config: Config) -> None:
     tweet = next(tweet.text for tweet in load_processed(config.paths).train if len(tweet.text) > 60)
     settings = replace(config.generate, num_samples=1, max_new_tokens=1)
-    *_, last = write(Models(engine, config), ALONE, tweet, settings)
+    *_, last = write_cards(Models(engine, config), NO_SECOND_MODEL, tweet, settings)
     assert "copied from training" in last and 'class="card known"' in last
 
 
 @pytest.mark.parametrize(
     ("beside", "prompt", "number", "message"),
     [
-        (ALONE, "a " * 200, 1, "the prompt has 200 tokens"),
+        (NO_SECOND_MODEL, "a " * 200, 1, "the prompt has 200 tokens"),
         ("gone", "a", 1, "there is no model"),
-        (ALONE, "a", 60, "waiting already"),
+        (NO_SECOND_MODEL, "a", 60, "waiting already"),
     ],
 )
 def test_what_cant_be_written_is_told_in_one_line(
     engine: Engine, config: Config, beside: str, prompt: str, number: int, message: str
 ) -> None:
     settings = replace(config.generate, num_samples=number)
-    (line,) = write(Models(engine, config), beside, prompt, settings)
+    (line,) = write_cards(Models(engine, config), beside, prompt, settings)
     assert message in line and line.startswith('<p class="notice"')
-    (again,) = list(write(Models(engine, config), ALONE, "b", replace(settings, num_samples=1)))[-1:]
+    (again,) = list(write_cards(Models(engine, config), NO_SECOND_MODEL, "b", replace(settings, num_samples=1)))[-1:]
     assert "card" in again  # nothing was left behind
 
 
 def test_a_reader_who_leaves_gives_the_places_up(engine: Engine, config: Config) -> None:
     before = engine.stats()["cancelled"]
-    pictures = write(Models(engine, config), ALONE, "", replace(config.generate, num_samples=20))
+    pictures = write_cards(Models(engine, config), NO_SECOND_MODEL, "", replace(config.generate, num_samples=20))
     next(pictures)
     pictures.close()  # type: ignore[attr-defined]
     assert engine.stats()["cancelled"] > before
@@ -194,7 +240,7 @@ def test_the_choices_are_the_models_probabilities(
         logits = bundle.model(bundle.vocabulary.from_gpt2([END, *ids])[None])[0, -1]
     own = ~bundle.vocabulary.is_shared
     chances = (logits[own] / temperature).softmax(-1)
-    expected = chances.sort(descending=True).values[:SHOWN]
+    expected = chances.sort(descending=True).values[:CHOICES_SHOWN]
     assert [chance for _, chance in found] == pytest.approx(expected.tolist(), rel=1e-4)
     for index, chance in found:
         place = bundle.vocabulary.gpt2_ids[own].tolist().index(index)
@@ -208,14 +254,14 @@ def test_settings_show_in_the_choices(trained: tuple[Config, Bundle], config: Co
 
     assert len(ask(top_k=3)) == 3 and sum(chance for _, chance in ask(top_k=3)) == pytest.approx(1)
     assert ask(temperature=0) == [(ask()[0][0], 1.0)]
-    assert "end here" in choices(trained[1], [(END, 0.5)])
+    assert "end here" in choices_view(trained[1].tokenizer, PickedText([], ""), [(END, 0.5)])
     with pytest.raises(UserError, match="shorten"):
         likeliest(trained[1], [1] * 500, config.generate)
 
 
 def test_picked_pieces_become_characters_and_the_end_ends(engine: Engine, config: Config) -> None:
     picker = built(lambda: WriteTab(Models(engine, config), config.generate)).picker
-    prompt, story, sampling = "Go", Story([], ""), (0.8, 0, 1.0, 0.0, 1.0)
+    prompt, story, sampling = "Go", PickedText([], ""), (0.8, 0, 1.0, 0.0, 1.0)
     texts = []
     for index in load_tokenizer().encode(" <b>🚀"):
         prompt, story, view = picker.pick(prompt, story, *sampling, gr.EventData(None, {"token": index}))
@@ -267,7 +313,7 @@ def test_a_run_in_progress_grows(config: Config, tmp_path: Path) -> None:
     paths = parse("serve", ["--paths.root", str(tmp_path)])[0].paths
     tab = built(lambda: TrainingTab(paths))
     seen, chosen, page = tab.refresh((), [])
-    assert chosen.value == ["train"] and "<polyline" in page
+    assert chosen.value == ["train"] and "<svg" in page
     assert "__type__" in str(tab.refresh(seen, ["train"])[2])  # nothing new: the page stays as it is
     line = {"step": 99, "epoch": 7, "val/loss": 5.0, "val/bits_per_byte": 1.875, "sample": "Hello <b>"}
     with paths.metrics.open("a", encoding="utf-8") as file:
@@ -276,13 +322,27 @@ def test_a_run_in_progress_grows(config: Config, tmp_path: Path) -> None:
     assert "train: 1.875 at epoch 7" in grown and "train: 1.875 at epoch 7" not in page and "Hello &lt;b&gt;" in grown
 
 
+def test_the_n_gram_baseline_of_a_run_is_drawn(tmp_path: Path) -> None:
+    paths = parse("serve", ["--paths.root", str(tmp_path)])[0].paths
+    records = [
+        {"step": 0, "baseline/ngram": 2.25},
+        {"step": 5, "epoch": 1, "val/loss": 4.0, "val/bits_per_byte": 2.5},
+        {"step": 10, "epoch": 2, "val/loss": 3.5, "val/bits_per_byte": 2.0},
+    ]
+    paths.metrics.parent.mkdir(parents=True)
+    paths.metrics.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    page = built(lambda: TrainingTab(paths)).draw(["train"])
+    assert {f"n-gram baseline: 2.250 at epoch {epoch}" for epoch in (1, 2)} <= set(shapes(page.split("</figure>")[0]))
+    assert "n-gram baseline" not in page.split("</figure>")[1]  # the log has no loss of it
+
+
 def test_what_is_broken_in_the_results_is_told(config: Config, tmp_path: Path) -> None:
     paths = parse("serve", ["--paths.root", str(tmp_path)])[0].paths
     paths.results.mkdir()
     (paths.results / "metrics.jsonl").write_text("not json\n", encoding="utf-8")
     (paths.results / "evaluation.json").write_text('{"model": 3}', encoding="utf-8")
     (paths.results / "other.jsonl").write_text("[1]\n", encoding="utf-8")
-    assert read_runs(paths)[0] == {} and len(signature(paths)) == 3
+    assert read_runs(paths)[0] == {} and len(file_versions(paths)) == 3
     page = built(lambda: TrainingTab(paths)).draw([])
     assert "line 1: not JSON" in page and "evaluation.json is not what this version writes" in page
 

@@ -199,10 +199,10 @@ def test_training_shows_a_run_as_it_goes(visit: Callable[..., Page], config: Con
     page = visit()
     open_tab(page, "Training")
     expect(page.locator("#training .chart")).to_have_count(2)
-    before = page.locator("#training circle").count()
+    before = page.locator("#training svg title").count()
     with config.paths.metrics.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": 999, "epoch": 3, "val/loss": 6.0, "val/bits_per_byte": 2.5}) + "\n")
-    expect(page.locator("#training circle")).to_have_count(before + 2, timeout=10_000)
+    expect(page.locator("#training svg title")).to_have_count(before + 2, timeout=10_000)
 
 
 def test_the_tokenizer_works_as_one_types(visit: Callable[..., Page], trained: tuple[Config, Bundle]) -> None:

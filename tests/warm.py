@@ -1,4 +1,4 @@
-"""Imported once by the server that tests fork processes from: what takes each of them seconds to load."""
+"""Imported once by multiprocessing's fork server, so that no process which a test starts has to load torch again."""
 
 import torch
 

@@ -1,42 +1,39 @@
-"""Rare tokens put right: how often tokens of each kind are expected where the model has not read the tweet.
+"""Calibration of rare tokens: the model expects tokens of each kind as often as they occur in tweets it has not read.
 
 A model that reads few tweets many times learns their rare tokens by heart, each in its place, and expects too few of
-them anywhere else. How often they will come is known without holding tweets back: take out each training tweet in turn
-and count how its tokens stand in all the others, those that do not stand there at all included (Good 1953). So after
-training, one number for each kind of token, added to the output bias, makes the model expect each kind that often: on
-average over tweets that nobody has read, because a Kneser-Ney model of the training tweets wrote them.
+them anywhere else. How often they will occur is known without holding tweets back: leave out each training tweet in
+turn and count how often its tokens occur in all the others, zero times included (Good 1953). So after training, one
+number for each kind of token is added to the output bias. With it the model expects each kind that often, on average
+over new tweets, which are drawn from a Kneser-Ney model of the training tweets.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from config.schema import Config
-from generate.generate import generate
-from model.checkpoint import Bundle
-from model.ensemble import Ensemble
 from model.ngram import NGram
 from model.tokenizer import NUM_TOKENS, Tokenizer
 from model.transformer import GPT
 from model.vocabulary import SHAPES, Vocabulary, shapes_of
-from trainer.batches import PAD, TweetDataset
+from trainer.batches import TweetDataset
 from utils.preprocess import Tweet
 
-CONTEXTS = 250  # tweets written to look at: about 3,500 places
+CONTEXTS = 250  # tweets drawn: about 3,500 places
 MOST_OFTEN = 256  # tokens used so often or more are of one kind
 KINDS = len(SHAPES) + MOST_OFTEN.bit_length()
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is needed to put a model right, at any time in its training.
+    """What is needed to calibrate a model, at any time in its training.
 
     Attributes:
-        kinds: (V,) the kind of each row; see `kind_of`.
-        expected: (KINDS,) the share of each kind among the tokens of a tweet that was taken out.
-        contexts: tweets that no model has read.
+        kinds: (V,) the kind of each id; see `kind_of`.
+        expected: (KINDS,) the share of each kind among the tokens of a tweet that was left out.
+        contexts: new tweets.
     """
 
     kinds: Tensor
@@ -45,7 +42,7 @@ class Calibration:
 
     @torch.no_grad()
     def offsets(self, model: GPT) -> Tensor:
-        """What to add to the output bias of each row, (V,); the model is used as it stands."""
+        """What to add to the output bias of each id, (V,); the model is used as it stands."""
         found = self.shares(model)
         there = found.mean(0) > 0
         wanted = self.expected[there] / self.expected[there].sum()
@@ -61,9 +58,9 @@ class Calibration:
     def shares(self, model: GPT) -> Tensor:
         """The probability that the model gives to each kind, at each place of `contexts`, (N, KINDS)."""
         device, kinds, parts = model.wte.weight.device, self.kinds, []
-        for chosen in self.contexts.in_order(64):
-            batch = self.contexts.batch(chosen)
-            hidden = model.trunk(batch.inputs.to(device))[(batch.targets != PAD).to(device)]
+        for examples in self.contexts.in_order(64):
+            batch = self.contexts.batch(examples, device)
+            hidden = batch.real(model.trunk(batch.ids))
             expected = model.head(hidden).float().softmax(-1).cpu()
             parts.append(torch.zeros(len(expected), KINDS).index_add_(1, kinds, expected))
         return torch.cat(parts)
@@ -75,8 +72,8 @@ def kind_of(counts: Tensor, shapes: Tensor, least: int) -> Tensor:
     return torch.where(counts >= least, often, shapes)
 
 
-def taken_out(tweets: Sequence[Sequence[int]], counts: Tensor, shapes: Tensor, least: int) -> Tensor:
-    """The share of each kind, (KINDS,), among the tokens of framed tweets, each tweet taken out of `counts` (50257,).
+def left_out_shares(tweets: Sequence[Sequence[int]], counts: Tensor, shapes: Tensor, least: int) -> Tensor:
+    """The share of each kind, (KINDS,), among the tokens of framed tweets, each tweet left out of `counts` (50257,).
 
     `shapes` (50257,) and `least`: see `kind_of`.
     """
@@ -96,10 +93,7 @@ def make_calibration(
     counts = torch.bincount(flat, minlength=NUM_TOKENS)
     kinds = torch.zeros(vocabulary.vocab_size, dtype=torch.long)
     kinds[vocabulary.id_of] = kind_of(counts, shapes, least)
-    writer = Ensemble([], vocabulary, config=config.model, ngram=ngram, ngram_share=1.0).eval()
-    author = Bundle(writer, tokenizer, vocabulary, config, {})  # type: ignore[arg-type]
-    longest = config.model.block_size
-    settings = replace(config.generate.unshaped(), num_samples=CONTEXTS, max_new_tokens=longest, seed=0)
-    written = [Tweet(sample.text, sample.finish_reason == "stop") for sample in generate(author, [""], settings)]
-    contexts = TweetDataset.encode(written, tokenizer, vocabulary, longest)
-    return Calibration(kinds, taken_out(tweets, counts, shapes, least), contexts)
+    sampled = ngram.sample(CONTEXTS, counts.numpy() > 0, length=config.model.block_size, seed=0)
+    drawn = [Tweet(tokenizer.decode(ids).replace("\ufffd", ""), finished) for ids, finished in sampled]
+    contexts = TweetDataset.encode(drawn, tokenizer, vocabulary, config.model.block_size)
+    return Calibration(kinds, left_out_shares(tweets, counts, shapes, least), contexts)

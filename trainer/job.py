@@ -12,7 +12,7 @@ from torch import Tensor
 
 from config.schema import Config
 from export.pretrained import carry_over, load_pretrained
-from model.checkpoint import Bundle, load_checkpoint
+from model.checkpoint import load_checkpoint
 from model.device import choose_device, precision
 from model.ngram import NGram, leave_one_out
 from model.tokenizer import Tokenizer, load_tokenizer
@@ -20,9 +20,9 @@ from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset, framed
 from trainer.calibrate import Calibration, make_calibration
-from trainer.head import block_size
+from trainer.fused_loss import BLOCK, pays
 from trainer.losses import Loss, cross_entropy, soft_cross_entropy
-from trainer.parallel import ALONE, NoLog, Team
+from trainer.parallel import SINGLE_PROCESS, NoLog, Ranks
 from trainer.subword_embedding import SubwordGroups, merged_state_dict, subword_groups_of
 from trainer.tokens import Tokens
 from utils.preprocess import Corpus, Tweet
@@ -35,39 +35,43 @@ BASELINE_TOKENS = 3_000_000  # training tokens an n-gram may count: fitting take
 VAL_TOKENS = 50_000  # validation tokens scored after an epoch: 10 times what the usual 450 tweets have
 
 
-@dataclass
+@dataclass(frozen=True)
+class Lesson:
+    """What a model learns: the dataset it reads, and the loss that it is given there."""
+
+    dataset: TweetDataset
+    loss: Loss
+
+
+@dataclass(frozen=True)
 class Job:
-    """All that a training run needs; `prepare` makes the usual one.
+    """All that a training run needs; `prepare` makes it.
 
     Attributes:
         train, val: the encoded tweets.
-        unk_ids: which shared row a token seen once may play, by its own row.
-        team: the processes that train together; see trainer/parallel.py.
-        relations: which rows share vectors while they are learnt; see trainer/subword_embedding.py.
-        calibration: puts rare tokens right in the model that is kept; see trainer/calibrate.py.
+        ranks: the processes that train together; see trainer/parallel.py.
+        subword_groups: which ids share parts of their embedding while training; see trainer/subword_embedding.py.
+        calibration: makes the model that is kept expect rare tokens as often as they occur; see trainer/calibrate.py.
         loss: what is minimised; see trainer/losses.py.
         folder: where best_model.pth and last_model.pth go.
         log: receives the measurements.
-        split_hash: tells which tweets were validation, so that nobody evaluates on what was trained on.
-        on_epoch: called after an epoch with the model that is kept, the epoch's number and a way to say something.
+        split_hash: tells which tweets were validation, so that no model is evaluated on what it was trained on.
     """
 
     config: Config
     model: GPT
     tokenizer: Tokenizer
     vocabulary: Vocabulary
-    unk_ids: Tensor
     train: TweetDataset
     val: TweetDataset
     folder: Path
     log: RunLog
     split_hash: str
     device: torch.device
-    team: Team = ALONE
-    relations: SubwordGroups | None = None
+    ranks: Ranks = SINGLE_PROCESS
+    subword_groups: SubwordGroups | None = None
     calibration: Calibration | None = None
     loss: Loss = cross_entropy
-    on_epoch: Callable[[Bundle, int, Callable[[str], None]], None] | None = None
 
 
 def prepare(
@@ -77,67 +81,87 @@ def prepare(
     vocabulary: Vocabulary | None = None,
     folder: Path | None = None,
     log: RunLog | None = None,
-    team: Team = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
+    lesson: Callable[[TweetDataset], Lesson] | None = None,
 ) -> Job:
-    """The usual Job: tokenizer, vocabulary, a fresh model, and the n-gram to beat and to learn from.
+    """A Job: tokenizer, vocabulary, a fresh model, and the n-gram to beat and to learn from.
+
+    What is fitted is fitted to the training tweets alone.
 
     Args:
-        config, corpus: the settings and the tweets; whatever is fitted is fitted to these training tweets alone.
         vocabulary: one to share with other models; None: that of these training tweets.
-        folder: where checkpoints go; None: that of the settings.
-        log: where measurements go; None: metrics.jsonl of the settings, with a run.json beside it.
-        team: the processes that train together; the first one alone writes.
+        folder, log: where checkpoints and measurements go; None: where the settings say, with a run.json.
+        ranks: the processes that train together; the first one alone writes.
+        lesson: makes of the training tweets what the model learns; None: these tweets, with the loss of the settings.
     """
-    device = choose_device(config.machine)
-    tokenizer = load_tokenizer(config.model.tokenizer)
+    # long: it names each part of a Job once, in the order in which they depend on one another
+    device, tokenizer = choose_device(config.machine), load_tokenizer(config.model.tokenizer)
     start = load_pretrained(config.model, tokenizer) if config.model.init_from else None
     if start:
         config = replace(config, model=start.config)
-    config.paths.data.mkdir(parents=True, exist_ok=True)
-    train_tokens, val_tokens = (
-        Tokens.encode(tweets, tokenizer, folder=config.paths.data) for tweets in (corpus.train, corpus.val)
-    )
+    train_tokens, val_tokens = encode_corpus(config, corpus, tokenizer)
     if vocabulary is None:
         vocabulary = Vocabulary.from_counts(config.model, tokenizer, torch.from_numpy(train_tokens.counts()))
     train, val = (
         TweetDataset.of(tokens, tokenizer, vocabulary, config.model.block_size) for tokens in (train_tokens, val_tokens)
     )
-    unk_ids = vocabulary.unk_ids(tokenizer)
-    model = fresh_model(config, train, unk_ids)
+    model = fresh_model(config, train)
     if start:
         carry_over(start, model, vocabulary)
-    ngram, related = count_ngram(train_tokens), config.train.subword_features and not start
+    ngram = count_ngram(train_tokens)
+    calibration = calibration_of(config, train_tokens, ngram, vocabulary, tokenizer)
+    default = Lesson(train, ngram_loss(config, train_tokens, ngram, vocabulary, device))
+    taught = lesson(train) if lesson else default
     job = Job(
         config=config,
         model=model,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
-        unk_ids=unk_ids,
-        train=train,
+        train=taught.dataset,
         val=val_sample(val, tokenizer),
         folder=folder or config.paths.checkpoints,
-        log=log or (open_log(config) if team.first else NoLog()),
+        log=log or (open_log(config) if ranks.first else NoLog()),
         split_hash=corpus.info["split"]["hash"],
         device=device,
-        team=team,
-        relations=subword_groups_of(vocabulary, tokenizer, train.row_counts) if related else None,
-        calibration=calibration(config, train_tokens, ngram, vocabulary, tokenizer),
-        loss=ngram_loss(config, train_tokens, ngram, vocabulary, device),
+        ranks=ranks,
+        subword_groups=None if start else subword_groups(config, train, tokenizer, taught=lesson is not None),
+        calibration=calibration,
+        loss=taught.loss,
     )
     if ngram and not config.train.resume:
-        nats = -sum(float(ngram.log_probs(ids).sum()) for ids in val_tokens.texts())
-        job.log.write(step=0, **{"baseline/ngram": nats / math.log(2) / int(val.num_bytes.sum())})
-    if log is None and team.first:
-        write_facts(config.paths.results / "run.json", facts(job, corpus))
+        log_baseline(job, ngram, val_tokens)
+    if log is None and ranks.first:
+        write_facts(config.paths.results / "run.json", run_facts(job, corpus))
     return job
 
 
-def fresh_model(config: Config, train: TweetDataset, unk_ids: Tensor) -> GPT:
-    """A model as `train.seed` makes it, which knows nothing but how frequent each row is."""
+def encode_corpus(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:
+    """The training and the validation tweets as tokens, in files that are gone with the process."""
+    config.paths.data.mkdir(parents=True, exist_ok=True)
+    train, val = (Tokens.encode(side, tokenizer, folder=config.paths.data) for side in (corpus.train, corpus.val))
+    return train, val
+
+
+def subword_groups(config: Config, train: TweetDataset, tokenizer: Tokenizer, *, taught: bool) -> SubwordGroups | None:
+    """The groups of train.subword_features. With a teacher each id has its own vector too."""
+    if not config.train.subword_features:
+        return None
+    groups = subword_groups_of(train.vocabulary, tokenizer, train.id_counts)
+    return replace(groups, single=torch.ones_like(groups.single)) if taught else groups
+
+
+def log_baseline(job: Job, ngram: NGram, val: Tokens) -> None:
+    """Write what the validation tweets cost the n-gram, which is to be beaten, into the log."""
+    nats = -sum(float(ngram.log_probs(ids).sum()) for ids in val.texts())
+    job.log.write(step=0, **{"baseline/ngram": nats / math.log(2) / int(val.num_bytes.sum())})
+
+
+def fresh_model(config: Config, train: TweetDataset) -> GPT:
+    """A model as `train.seed` makes it, which knows nothing but how frequent each id is."""
     torch.manual_seed(config.train.seed)
     model = GPT(config.model, train.vocabulary.vocab_size)
     if model.head_bias is not None:
-        model.head_bias.data = log_frequency(train, train.vocabulary, unk_ids)
+        model.head_bias.data = log_frequency(train)
     return model
 
 
@@ -180,10 +204,10 @@ def ngram_loss(
     return soft_cross_entropy(teacher.to(device), weight=config.train.ngram_weight)
 
 
-def calibration(
+def calibration_of(
     config: Config, train: Tokens, ngram: NGram | None, vocabulary: Vocabulary, tokenizer: Tokenizer
 ) -> Calibration | None:
-    """What puts rare tokens right (train.calibrate), where there is an n-gram and little enough text to count again."""
+    """The calibration of train.calibrate, where there is an n-gram and little enough text to count again."""
     if not config.train.calibrate or ngram is None or train.num_predictions > TEACHER_TOKENS:
         return None
     return make_calibration(config, train.texts(), ngram, vocabulary, tokenizer)
@@ -213,19 +237,19 @@ def so_far(state: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
     return lambda record: record["step"] <= state["step"] and record.get("epoch", 0) <= state["epoch"]
 
 
-def log_frequency(rows: TweetDataset, vocabulary: Vocabulary, unk_ids: Tensor) -> Tensor:
-    """Log share of each vocabulary row among the training tokens, (V,): a good place for the output bias to start.
+def log_frequency(train: TweetDataset) -> Tensor:
+    """Log share of each id among the training tokens, (V,): a good place for the output bias to start.
 
-    A shared row counts as often as there are tokens of its shape seen once (Good 1953: so many unseen are to come).
+    A shared id counts as often as there are tokens of its shape seen once (Good 1953: so many unseen are to come).
     """
-    counts = rows.row_counts.float()
-    counts[vocabulary.end] -= len(rows.num_bytes)  # the end mark before a tweet is given, not predicted
-    once = unk_ids[(counts == 1) & (unk_ids >= 0)]
-    counts += torch.bincount(once, minlength=vocabulary.vocab_size)
+    counts = train.id_counts.float()
+    counts[train.vocabulary.end] -= len(train.num_bytes)  # the end mark before a tweet is given, not predicted
+    once = train.unk_ids[(counts == 1) & (train.unk_ids >= 0)]
+    counts += torch.bincount(once, minlength=train.vocabulary.vocab_size)
     return (counts.clamp(min=0.5) / counts.sum()).log()
 
 
-def facts(job: Job, corpus: Corpus) -> dict[str, object]:
+def run_facts(job: Job, corpus: Corpus) -> dict[str, object]:
     """What run.json tells of this run."""
     return {
         "settings": job.config.to_dict(),
@@ -234,47 +258,55 @@ def facts(job: Job, corpus: Corpus) -> dict[str, object]:
         "vocab_size": job.vocabulary.vocab_size,
         "device": str(job.device),
         "precision": str(precision(job.config.machine, job.device)).removeprefix("torch."),
-        "processes": job.team.size,
+        "processes": job.ranks.size,
         "threads": torch.get_num_threads(),
     }
 
 
 def describe(job: Job) -> str:
     """One line on what is about to be trained."""
-    model, team = job.config.model, f"{job.team.size} processes, each on " if job.team.size > 1 else ""
+    model, processes = job.config.model, f"{job.ranks.size} processes, each on " if job.ranks.size > 1 else ""
     parameters = sum(part.numel() for part in merged_state_dict(job.model).values())
     return (
         f"Training {model.n_layer} layers x {model.n_embd} wide, {model.n_head} heads, "
-        f"{job.vocabulary.vocab_size:,} rows: "
+        f"vocabulary {job.vocabulary.vocab_size:,}: "
         f"{parameters:,} parameters on {job.train.num_predictions:,} tokens of "
-        f"{len(job.train.num_bytes):,} tweets ({team}{job.device}, {torch.get_num_threads()} threads, "
+        f"{len(job.train.num_bytes):,} tweets ({processes}{job.device}, {torch.get_num_threads()} threads, "
         f"about {step_bytes(job) / 1e6:,.0f} MB of memory for a step)"
     )
 
 
-def rows_at_once(config: Config, processes: int = 1) -> int:
-    """Rows that go through the model together: a batch is dealt out to the processes and cut into parts."""
+def examples_at_once(config: Config, processes: int = 1) -> int:
+    """Examples that go through the model together: a batch is shared by the processes and cut into parts."""
     return math.ceil(config.train.batch_size / (processes * config.train.accumulate))
 
 
 def step_bytes(job: Job) -> int:
     """About the most memory that training takes in a process beside the program and the tweets, bytes."""
-    parameters, rows = job.model.num_parameters(), job.vocabulary.vocab_size
-    return bytes_of_step(job.config, parameters, rows, job.train.lengths, job.device, job.team.size)
+    parameters = job.model.num_parameters()
+    return bytes_of_step(
+        job.config, parameters, job.vocabulary.vocab_size, job.train.lengths, job.device, job.ranks.size
+    )
+
+
+def largest_batch(config: Config, lengths: Tensor, processes: int = 1) -> tuple[int, int]:
+    """The most predictions, and the most places with padding, that go through the model at once."""
+    longest = lengths.topk(min(examples_at_once(config, processes), len(lengths))).values
+    return int(longest.sum()), longest.numel() * int(longest[0])
 
 
 def bytes_of_step(
-    config: Config, parameters: int, rows: int, lengths: Tensor, device: torch.device, processes: int = 1
+    config: Config, parameters: int, vocab_size: int, lengths: Tensor, device: torch.device, processes: int = 1
 ) -> int:
-    """`step_bytes` of a model with so many parameters and rows, on texts of these lengths (n,).
+    """`step_bytes` of a model with so many parameters and ids, on examples of these lengths (n,).
 
     Weights, gradients, AdamW's two moments and the model that is kept, 4 bytes each, and with several processes their
-    message; of the longest rows at once the logits, and for a block of them their gradient and what a loss keeps; and
-    in every layer about 32 vectors a place (measured) that the gradient needs.
+    message; of the largest batch the logits, their gradient and what a loss keeps, or fused (trainer/fused_loss.py) the
+    logits and those of a block; and in every layer about 32 vectors a place (measured) that the gradient needs.
     """
-    longest = lengths.topk(min(rows_at_once(config, processes), len(lengths))).values
-    tokens = int(longest.sum())
-    logits = (tokens + 3 * min(tokens, block_size(device))) * rows
-    places = longest.numel() * int(longest[0])
+    tokens, places = largest_batch(config, lengths, processes)
+    logits = 4 * tokens * vocab_size
+    if pays(precision(config.machine, device), device, tokens * vocab_size):
+        logits = (tokens + 3 * min(tokens, BLOCK)) * vocab_size
     copies = 5 if processes == 1 else 6
     return 4 * (copies * parameters + logits + 32 * places * config.model.n_embd * config.model.n_layer)

@@ -2,13 +2,13 @@
 
     torchrun --nproc_per_node 4 main.py train
 
-Every process has the whole model. Each batch is dealt out among them, each computes the gradient of its rows, weighted
-by their share of the batch's real tokens, and the gradients are added up: so all take the very step that one process
-would take, and the weights stay the same everywhere. The first process alone validates, writes files and speaks.
+Every process has the whole model. Each step's examples are shared out among them. Each process computes the gradient of
+its examples, weighted by their share of the real tokens, and the gradients are added up. So all take the very step that
+one process would take, and the weights stay the same everywhere. Rank 0 alone validates, writes files and prints.
 
-torch's DistributedDataParallel is not used: it takes the mean over processes where the tokens must be weighed, wants a
-backward pass from every process (here one may have no row at all), and must be told of each part of a cut batch. What
-it would bring, adding up while the backward pass still runs, pays where a step takes long; here one call after it does.
+torch's DistributedDataParallel is not used: it takes the mean over processes where the tokens must be weighed, needs a
+backward pass from every process (here one may have no example at all), and must know of each part of a cut batch.
+Adding up while the backward pass still runs would pay where a step takes long; here one call after it is enough.
 """
 
 import os
@@ -26,7 +26,7 @@ from torch import Tensor, distributed, nn
 from config.schema import UserError
 from utils.run_log import RunLog
 
-PATIENCE = timedelta(minutes=10)  # to wait for another process before giving up
+TIMEOUT = timedelta(minutes=10)  # to wait for another process before giving up
 T = TypeVar("T")
 
 
@@ -41,8 +41,8 @@ class NoLog(RunLog):
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of a run; what every one of them must call, in the same order, says so.
+class Ranks:
+    """The processes of a run. Methods "for all to call" must be called by every one of them, in the same order.
 
     Attributes:
         rank: which of them this is, from 0.
@@ -54,14 +54,10 @@ class Team:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that validates, writes and speaks."""
+        """Whether this is the one that validates, writes and prints."""
         return self.rank == 0
 
-    def deal(self, rows: Tensor) -> Tensor:
-        """This process's part of a batch's rows (B,); in turn, as they are sorted by length. May be empty."""
-        return rows[self.rank :: self.size]
-
-    def seed(self, seed: int, step: int) -> None:
+    def seed_dropout(self, seed: int, step: int) -> None:
         """Start dropout's random numbers for this step: others in each process, the same when it is taken again."""
         torch.manual_seed(zlib.crc32(f"{seed} {step} {self.rank}".encode()))
 
@@ -70,10 +66,8 @@ class Team:
 
         Everything goes in one message: as many numbers as the model has parameters.
         """
-        if self.size == 1:
-            return sums
         parameters = list(model.parameters())
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # None: it had no rows
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # None: it had no examples
         flat = torch.cat([*(part.flatten() for part in parts), sums])
         with self.connected():
             distributed.all_reduce(flat)
@@ -116,11 +110,11 @@ class Team:
         return values[0]
 
     def rank_error(self, error: BaseException) -> BaseException:
-        """What to raise where all processes end for the same reason: the first one says it, the others just leave."""
+        """What to raise where all processes end for the same reason: rank 0 reports it, the others just end."""
         return error if self.first else SystemExit(0)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def on_all_ranks(self) -> Iterator[None]:
         """Work of each process by itself, after which all go on or none does; for all to enter.
 
         Raises:
@@ -163,28 +157,28 @@ class Team:
             raise (UserError(lost + "--train.resume true") if self.first else SystemExit(1)) from None
 
 
-ALONE = Team()
+SINGLE_PROCESS = Ranks()
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
-    """The team that torchrun started this process for, which is silent unless it is the first; else a team of one.
+def joined() -> Iterator[Ranks]:
+    """The processes that torchrun started, of which only rank 0 prints; without torchrun, this process alone.
 
     Raises:
         UserError: the processes do not find each other.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     both = torch.cuda.is_available() and distributed.is_nccl_available()
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=PATIENCE)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"the {size} processes don't find each other ({error}): start them with torchrun") from None
-    team = Team(distributed.get_rank(), size)
+    ranks = Ranks(distributed.get_rank(), size)
     with ExitStack() as held:
-        if not team.first:
+        if not ranks.first:
             held.enter_context(redirect_stderr(held.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
-        yield team
+        yield ranks
     distributed.destroy_process_group()  # not after an error: it would wait for those that are gone

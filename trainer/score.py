@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.tokenizer import END
-from model.transformer import GPT
-from model.vocabulary import Vocabulary
-from trainer.batches import PAD, TweetDataset
+from model.language_model import LanguageModel
+from trainer.batches import TweetDataset
 
 AT_ONCE = 2048  # tokens at the head together: with all 50,257 rows their logits take 0.4 GB
 
@@ -43,27 +41,22 @@ class Scores:
 
 
 @torch.no_grad()
-def score(model: GPT, vocabulary: Vocabulary, rows: TweetDataset, *, batch_size: int = 64) -> Scores:
-    """Score every tweet of `rows`; the model is used as it stands (put it in evaluation mode first)."""
-    device = model.wte.weight.device
-    tweets = len(rows.num_bytes)
+def score(model: LanguageModel, dataset: TweetDataset, *, batch_size: int = 64) -> Scores:
+    """Score every tweet; the model is used as it stands (put it in evaluation mode first)."""
+    tweets, end, device = len(dataset.num_bytes), dataset.vocabulary.end, model.wte.weight.device
     nats = torch.zeros(tweets, dtype=torch.float64)
     tokens = torch.zeros(tweets, dtype=torch.int64)
     end_nats = torch.full((tweets,), math.nan, dtype=torch.float64)
-    end = int(vocabulary.id_of[END])
-    for chosen in rows.in_order(batch_size):
-        batch = rows.batch(chosen)
-        real = batch.targets != PAD
-        hidden = model.trunk(batch.inputs.to(device))[real.to(device)]
-        pairs = zip(hidden.split(AT_ONCE), batch.targets[real].to(device).split(AT_ONCE), strict=True)
-        nats_of = [F.cross_entropy(model.head(part).float(), aim, reduction="none") for part, aim in pairs]
-        cost = torch.zeros(real.shape, dtype=torch.float64)
-        cost[real] = torch.cat(nats_of).double().cpu()
-        cost[real] -= rows.prior_of(chosen)[real].double()
-        owner = rows.tweet[chosen]
-        nats.index_add_(0, owner, cost.sum(1))
-        tokens.index_add_(0, owner, real.sum(1))
-        last = rows.lengths[chosen] - 1
-        ends = batch.targets.gather(1, last[:, None])[:, 0] == end
-        end_nats[owner[ends]] = cost.gather(1, last[:, None])[ends, 0]
-    return Scores(nats, tokens, rows.num_bytes, end_nats)
+    for examples in dataset.in_order(batch_size):
+        batch = dataset.batch(examples, device)
+        hidden = batch.real(model.trunk(batch.ids))
+        pairs = zip(hidden.split(AT_ONCE), batch.targets.split(AT_ONCE), strict=True)
+        cost = torch.cat([F.cross_entropy(model.head(part).float(), aim, reduction="none") for part, aim in pairs])
+        cost = cost.cpu().double() - dataset.vocabulary.log_prior[dataset.target_gpt2_ids(examples)].double()
+        lengths, owner = dataset.lengths[examples], dataset.tweet[examples]
+        nats.index_add_(0, owner.repeat_interleave(lengths), cost)
+        tokens.index_add_(0, owner, lengths)
+        last = lengths.cumsum(0) - 1
+        ends = batch.targets.cpu()[last] == end
+        end_nats[owner[ends]] = cost[last][ends]
+    return Scores(nats, tokens, dataset.num_bytes, end_nats)

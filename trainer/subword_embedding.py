@@ -88,7 +88,8 @@ class SubwordEmbedding(nn.Module):
         self.shared = nn.Parameter(STD * torch.randn(size, width))  # the first is never used
 
     def forward(self, own: Tensor) -> Tensor:
-        summed: Tensor = SumOfGroups.apply(self.shared, self.groups, self.of_row, self.rows, self.of_group)
+        lists = self.groups, self.of_row, self.rows, self.of_group
+        summed: Tensor = SumOfGroups.apply(self.shared, *lists)  # type: ignore[no-untyped-call]
         return torch.addcmul(summed, own, self.single)  # own * single + summed
 
 

@@ -1,19 +1,32 @@
-"""Line charts and histograms as inline SVG: crisp at any size, in the page's own colours, with no library."""
+"""The playground's charts: matplotlib draws them as SVG, whose colours are variables of the page's style sheet."""
 
+import io
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
-from web.markup import Markup, joined, tag
+from markupsafe import Markup
 
-WIDTH, HEIGHT = 560, 300  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 12, 40
-COLOURS = 8  # --series-0 ... in playground.css
+from web.templates import render
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SVG = "{http://www.w3.org/2000/svg}"
+SIZE = (5.6, 3.0)  # inches; the page scales it
+MARGINS = {"left": 0.14, "right": 0.985, "bottom": 0.18, "top": 0.97}  # as parts of SIZE; larger text on a phone fits
+TEXT, GRID = "#00f000", "#00f001"  # colours that stand for variables of the style sheet, see `variables`
+SERIES_COLOURS = 8  # --series-0 to --series-7
+DRAWING = threading.Lock()  # matplotlib's settings belong to the whole process
 
 
 @dataclass(frozen=True)
-class Line:
-    """One curve: points (x, y), a name, its colour's number, and whether it is dashed."""
+class Curve:
+    """One curve: points (x, y), a name, the number of its colour, and whether it is dashed."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -21,98 +34,105 @@ class Line:
     dashed: bool = False
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers from low to high, about `count`."""
-    rough = max(high - low, 1e-9) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    first = math.ceil(low / step - 1e-9)
-    return [round(step * i, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+def line_chart(curves: Sequence[Curve], *, title: str, x_name: str, y_name: str) -> Markup:
+    """Curves over a common x, with a legend. Each point's numbers are shown when the pointer is on it."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = new_chart(x_name, y_name)
+    labels: dict[str, list[str]] = {}
+    for number, curve in enumerate(curves):
+        (line,) = axes.plot(*zip(*curve.points, strict=True), color=placeholder(curve.colour), marker="o")
+        line.set(markersize=2 if curve.dashed else 3.5, linestyle="--" if curve.dashed else "-")
+        line.set(clip_on=False, gid=f"curve-{number}")
+        labels[f"curve-{number}"] = [f"{curve.name}: {y:.3f} at {x_name} {x:g}" for x, y in curve.points]
+    axes.margins(x=0.01, y=0.06)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend = [(curve.name, variable(curve.colour), curve.dashed) for curve in curves]
+    return render("chart.html", title=title, svg=to_svg(figure, title, labels), legend=legend)
 
 
-def axes(
-    x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]], x_name: str, y_name: str
+def bar_chart(
+    bins: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], *, title: str, x_name: str, y_name: str
 ) -> Markup:
-    """Grid lines with their numbers, already in drawing units."""
-    parts = []
-    for y, text in y_ticks:
-        parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=f"{y:.1f}", y2=f"{y:.1f}", class_="grid"))
-        parts.append(tag("text", text, x=LEFT - 6, y=f"{y + 4:.1f}", text_anchor="end"))
-    for x, text in x_ticks:
-        parts.append(tag("text", text, x=f"{x:.1f}", y=HEIGHT - BOTTOM + 17, text_anchor="middle"))
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(tag("text", x_name, x=middle, y=HEIGHT - 4, text_anchor="middle", class_="name"))
-    label = f"rotate(-90 10 {(TOP + HEIGHT - BOTTOM) / 2})"
-    parts.append(
-        tag(
-            "text",
-            y_name,
-            x=10,
-            y=(TOP + HEIGHT - BOTTOM) / 2 + 3,
-            transform=label,
-            text_anchor="middle",
-            class_="name",
-        )
-    )
-    return joined(parts)
+    """Bars side by side, with a legend.
+
+    Args:
+        bins: the label of each bin.
+        series: (name, a share of 1 for each bin).
+    """
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure, axes = new_chart(x_name, y_name)
+    labels: dict[str, list[str]] = {}
+    width = 0.84 / len(series)
+    for number, (name, shares) in enumerate(series):
+        places = [place + width * (number - (len(series) - 1) / 2) for place in range(len(bins))]
+        bars = axes.bar(places, shares, width=width, color=placeholder(number))
+        for place, (bar, label, share) in enumerate(zip(bars, bins, shares, strict=True)):
+            bar.set_gid(f"bar-{number}-{place}")
+            labels[f"bar-{number}-{place}"] = [f"{name}, {x_name} {label}: {100 * share:.1f}%"]
+    every = math.ceil(len(bins) / 9)
+    axes.set_xticks(range(0, len(bins), every), bins[::every])
+    axes.set_xlim(-0.6, len(bins) - 0.4)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    legend = [(name, variable(number), False) for number, (name, _) in enumerate(series)]
+    return render("chart.html", title=title, svg=to_svg(figure, title, labels), legend=legend)
 
 
-def line_chart(lines: Sequence[Line], *, title: str, x_name: str, y_name: str) -> Markup:
-    """Curves over a common x, with a legend; pointing at a dot says its numbers."""
-    xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.points]
-    (left, right), (low, high) = (min(xs), max(xs)), (min(ys), max(ys))
-    pad = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
-    low, high, right = low - pad, high + pad, max(right, left + 1)
+def new_chart(x_name: str, y_name: str) -> "tuple[Figure, Axes]":
+    """An empty chart with named axes and horizontal grid lines."""
+    from matplotlib.figure import Figure
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (WIDTH - LEFT - RIGHT) * (x - left) / (right - left)
-        return across, HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - low) / (high - low)
-
-    x_ticks = [(place(x, low)[0], f"{x:g}") for x in ticks(left, right, 8)]
-    y_ticks = [(place(left, y)[1], f"{y:g}") for y in ticks(low, high)]
-    drawn = [axes(x_ticks, y_ticks, x_name, y_name)]
-    for line in lines:
-        spots = [place(x, y) for x, y in line.points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-        parts = [tag("polyline", points=path, class_="dashed" if line.dashed else None)]
-        for (x, y), (at, value) in zip(spots, line.points, strict=True):
-            said = tag("title", f"{line.name}: {value:.3f} at {x_name} {at:g}")
-            parts.append(tag("circle", said, cx=f"{x:.1f}", cy=f"{y:.1f}", r=2.5))
-        drawn.append(tag("g", *parts, style=colour(line.colour)))
-    return figure(title, joined(drawn), [(line.name, line.colour, line.dashed) for line in lines])
+    figure = Figure(figsize=SIZE)
+    axes = figure.subplots(gridspec_kw=MARGINS)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=TEXT)
+    axes.set_xlabel(x_name, color=TEXT)
+    axes.set_ylabel(y_name, color=TEXT)
+    axes.xaxis.set_label_coords(0.5, -0.13)
+    axes.yaxis.set_label_coords(-0.125, 0.5)
+    return figure, axes
 
 
-def histogram(bars: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], *, title: str, x_name: str) -> Markup:
-    """Bars side by side, a share for each of `names` in every bin: (what the bin holds, shares)."""
-    top = max(share for _, shares in bars for share in shares) or 1.0
-    step, floor = (WIDTH - LEFT - RIGHT) / len(bars), HEIGHT - BOTTOM
-    width = 0.84 * step / len(names)
-    every = math.ceil(len(bars) / 9)
-    x_ticks = [(LEFT + step * (i + 0.42), label) for i, (label, _) in enumerate(bars) if i % every == 0]
-    y_ticks = [(floor - (floor - TOP) * share / top, f"{100 * share:g}%") for share in ticks(0.0, top, 4)]
-    drawn = [axes(x_ticks, y_ticks, x_name, "share of tweets")]
-    for series, name in enumerate(names):
-        parts = []
-        for i, (label, shares) in enumerate(bars):
-            height = (floor - TOP) * shares[series] / top
-            said = tag("title", f"{name}, {x_name} {label}: {100 * shares[series]:.1f}%")
-            box = {"x": f"{LEFT + step * i + width * series:.1f}", "y": f"{floor - height:.1f}"}
-            parts.append(tag("rect", said, **box, width=f"{width:.1f}", height=f"{height:.1f}"))
-        drawn.append(tag("g", *parts, style=colour(series)))
-    return figure(title, joined(drawn), [(name, i, False) for i, name in enumerate(names)])
+def variable(colour: int) -> str:
+    """The CSS value of a series' colour; it differs between the light and the dark theme."""
+    return f"var(--series-{colour % SERIES_COLOURS})"
 
 
-def colour(number: int) -> str:
-    """The style that gives an element and what is in it the colour of a series."""
-    return f"--colour: var(--series-{number % COLOURS})"
+def placeholder(colour: int) -> str:
+    """The colour that stands for `variable(colour)` in the drawing."""
+    return f"#00f1{colour % SERIES_COLOURS:02x}"
 
 
-def figure(title: str, drawn: Markup, keys: Sequence[tuple[str, int, bool]]) -> Markup:
-    """A drawing with its title above and its legend below."""
-    names = [
-        tag("li", tag("i", class_="dashed" if dashed else None), name, style=colour(number))
-        for name, number, dashed in keys
-    ]
-    picture = tag("svg", drawn, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title)
-    return tag("figure", tag("figcaption", title), picture, tag("ul", *names, class_="legend"), class_="chart")
+def to_svg(figure: "Figure", title: str, labels: dict[str, list[str]]) -> Markup:
+    """A figure as an SVG element to stand in the page.
+
+    Args:
+        title: its accessible name.
+        labels: by the id of a group of the drawing, what to show when the pointer is on each shape in it.
+    """
+    import matplotlib
+
+    file = io.StringIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with DRAWING, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "playground"}):  # text as text
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    text = file.getvalue().replace(TEXT, "var(--faint)").replace(GRID, "var(--line)")
+    for colour in range(SERIES_COLOURS):
+        text = text.replace(placeholder(colour), variable(colour))
+    root = ElementTree.fromstring(text)
+    box = root.attrib["viewBox"]
+    root.attrib.clear()
+    root.attrib |= {"viewBox": box, "role": "img", "aria-label": title}
+    for group in root.iter(f"{SVG}g"):
+        if texts := labels.get(group.attrib.pop("id", "")):  # the other ids would occur once in each chart
+            shapes = [*group.iter(f"{SVG}use")] or [group]
+            for shape, label in zip(shapes, texts, strict=True):
+                ElementTree.SubElement(shape, f"{SVG}title").text = label
+    ElementTree.register_namespace("", SVG.strip("{}"))
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    return Markup(ElementTree.tostring(root, encoding="unicode"))

@@ -1,4 +1,4 @@
-"""The models of the playground: the one it serves, and others of the same root that may write beside it."""
+"""The models of the playground: the served one, and the others of the same root, to compare with."""
 
 import threading
 from pathlib import Path
@@ -7,29 +7,28 @@ import gradio as gr
 
 from config.schema import Config, UserError
 from model.checkpoint import load_bundle
-from model.linear import lay_out_for_writing
 from server.engine import Engine
 
-ALONE = "no second model"
-NO_MODEL = ("last_model.pth", "written.pth")  # a run to go on with; tweets by teachers
+NO_SECOND_MODEL = "no second model"
+OTHER_FILES = ("last_model.pth", "written.pth")  # a run's state to resume from; tweets that teachers wrote
 
 
 class Models:
-    """Opens a second model when it is first asked for, and again when its file has changed.
+    """Loads a second model when it is first asked for, and again when its file has changed.
 
     Args:
-        engine: of the served model; the others get the same width and queue, and share its copy check.
-        config: of the server; its paths say where models lie.
+        engine: of the served model; the others get the same width, queue and copy check.
+        config: of the server; its paths are used.
     """
 
     def __init__(self, engine: Engine, config: Config) -> None:
         self.engine, self.paths = engine, config.paths
-        self._opened: dict[str, tuple[int, Engine]] = {}  # when its file was written, and its engine
+        self._opened: dict[str, tuple[int, Engine]] = {}  # time of its file in ns, engine
         self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
-        """What the served model is called on the page."""
+        """The name of the served model."""
         return self.paths.best_model.stem
 
     def others(self) -> dict[str, Path]:
@@ -39,18 +38,18 @@ class Models:
         return {
             path.relative_to(folder).with_suffix("").as_posix(): path
             for path in files
-            if path.name not in NO_MODEL and path.resolve() != served
+            if path.name not in OTHER_FILES and path.resolve() != served
         }
 
     def choices(self) -> gr.Dropdown:
-        """What there is to choose from now."""
-        return gr.Dropdown(choices=[ALONE, *self.others()])
+        """The choices of the second model, as they are now."""
+        return gr.Dropdown(choices=[NO_SECOND_MODEL, *self.others()])
 
     def open(self, name: str) -> Engine:
         """The engine of another model.
 
         Raises:
-            UserError: there is none of that name, or it can't be read.
+            UserError: there is no model of that name, or it can't be read.
         """
         path = self.others().get(name)
         if path is None:
@@ -62,7 +61,6 @@ class Models:
                 return before[1]
             served = self.engine
             bundle = load_bundle(path, served.bundle.model.wte.weight.device)
-            lay_out_for_writing(bundle.model)
             engine = Engine(bundle, served.copies, width=served.width, queue=served.queue)
             engine.start()
             self._opened[name] = (written, engine)

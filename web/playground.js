@@ -1,4 +1,4 @@
-// What the playground's page does by itself: copying, saving, and telling the server which word was picked.
+// What the playground does in the browser: copy and save tweets, and send the id of a picked token.
 
 const playground = {
   samples() {
@@ -9,7 +9,7 @@ const playground = {
   async copy(text) {
     try {
       await navigator.clipboard.writeText(text);
-    } catch { // not allowed over plain HTTP from another machine
+    } catch { // the clipboard is not allowed over plain HTTP from another machine
       const box = Object.assign(document.createElement("textarea"), { value: text });
       document.body.append(box);
       box.select();
@@ -18,7 +18,7 @@ const playground = {
     }
   },
 
-  // Buttons with data-copy copy it and say so for a moment.
+  // A button with data-copy copies that text, and shows "Copied" for a moment.
   copying(element) {
     element.addEventListener("click", async ({ target }) => {
       const button = target.closest("[data-copy]");

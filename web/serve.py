@@ -17,33 +17,34 @@ if TYPE_CHECKING:
     from server.engine import Engine
 
 PACKAGES = ("fastapi", "uvicorn", "gradio")
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}  # nothing leaves the machine
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+}  # no other hosts
 
 
 def serve(config: Config, arguments: Namespace) -> None:
-    """The command: load, warm up, listen, until Ctrl-C.
+    """The command: load the model and serve it until Ctrl-C.
 
     Raises:
-        UserError: a package is missing, the port is taken, or there is no checkpoint.
+        UserError: a package is missing, the port is in use, or there is no checkpoint.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise UserError(f"serve needs {', '.join(missing)}: run `make serve`, or pip install -r requirements-full.txt")
     os.environ.update(QUIET)
-    with listen(config.serve) as sock:  # first, because loading takes longer than to see that the port is taken
+    with listen(config.serve) as sock:  # first, because a port in use is noticed sooner than the model is loaded
         import torch
 
         from generate.generate import load_copy_check
         from model.checkpoint import load_bundle
         from model.device import choose_device
-        from model.linear import lay_out_for_writing
         from server.engine import Engine
         from utils.memory import threads_allowed
 
-        threads = config.machine.threads or max(
-            1, threads_allowed(torch.get_num_threads()) - 1
-        )  # a core is left to answering
+        cores = threads_allowed(torch.get_num_threads())
+        threads = config.machine.threads or max(1, cores - 1)  # one core is left for the HTTP server
         bundle = load_bundle(config.paths.best_model, choose_device(replace(config.machine, threads=threads)))
-        lay_out_for_writing(bundle.model)
         copies = load_copy_check(config.paths, bundle.tokenizer)
         with Engine(bundle, copies, width=config.serve.width, queue=config.serve.queue) as engine:
             warm_up(engine, config)
@@ -51,13 +52,13 @@ def serve(config: Config, arguments: Namespace) -> None:
 
 
 def warm_up(engine: "Engine", config: Config) -> None:
-    """Write a little, so that the first client does not wait for what is set up only once."""
+    """Write a few texts, so that the first client does not wait for what is set up once."""
     for request in [engine.submit(prompt, config.generate, seed=0) for prompt in ("", "Hello", "How are you")]:
         request.result()
 
 
 def application(engine: "Engine", config: Config) -> "FastAPI":
-    """The API, and the playground at /."""
+    """The API, with the playground at /."""
     from server.api import create_api
     from web.app import mount_playground
 

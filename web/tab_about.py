@@ -1,14 +1,15 @@
-"""The tab About: how the model was made, what it can't do, and that it is a parody machine, not the person."""
+"""The tab About: how the model was made, its limits, and that what it writes is parody."""
 
 from collections.abc import Iterator
 
 import gradio as gr
+from markupsafe import Markup
 
 from config.schema import PathsConfig, UserError
-from inspection.page import facts
+from inspection.page import model_summary
 from model.checkpoint import Bundle
 from utils.preprocess import load_processed
-from web.markup import Markup, table, tag, told
+from web.templates import figures_table, render
 
 WARNING = (
     "This is a parody machine. It imitates the style of some tweets and knows nothing. What it writes was not said by "
@@ -29,12 +30,12 @@ FILES = (
 )
 
 
-def made(bundle: Bundle, paths: PathsConfig) -> Iterator[tuple[str, str]]:
-    """Facts of how the model was made."""
+def model_facts(bundle: Bundle, paths: PathsConfig) -> Iterator[tuple[str, str]]:
+    """How the model was made, as (fact, value)."""
     shape, recipe, data, info = bundle.model.config, bundle.config.train, bundle.config.data, bundle.info
-    vocabulary = f"{bundle.vocabulary.vocab_size:,} rows for GPT-2's 50,257 tokens"
+    vocabulary = f"{bundle.vocabulary.vocab_size:,} vocabulary entries for GPT-2's 50,257 tokens"
     yield "Kind", "a GPT-2 transformer, trained from scratch on this machine's tweets"
-    yield "Shape", facts(bundle)
+    yield "Shape", model_summary(bundle)
     yield "Sizes", f"width {shape.n_embd}, context {shape.block_size} tokens, {vocabulary}"
     if "epoch" in info:
         minutes = f" in {info['seconds'] / 60:.1f} minutes" if "seconds" in info else ""
@@ -42,7 +43,7 @@ def made(bundle: Bundle, paths: PathsConfig) -> Iterator[tuple[str, str]]:
             "Training",
             f"kept after epoch {info['epoch']} of {recipe.epochs} ({info.get('step', 0):,} steps){minutes}",
         )
-    yield "Tweets", tweets(bundle, paths)
+    yield "Tweets", training_tweets(bundle, paths)
     yield (
         "Recipe",
         (
@@ -59,8 +60,8 @@ def made(bundle: Bundle, paths: PathsConfig) -> Iterator[tuple[str, str]]:
     )
 
 
-def tweets(bundle: Bundle, paths: PathsConfig) -> str:
-    """What it learnt from, if that is still there."""
+def training_tweets(bundle: Bundle, paths: PathsConfig) -> str:
+    """The tweets that it was trained on, if they are still in this folder."""
     try:
         info = load_processed(paths).info
     except UserError:
@@ -73,23 +74,12 @@ def tweets(bundle: Bundle, paths: PathsConfig) -> str:
 
 def about(bundle: Bundle, paths: PathsConfig) -> Markup:
     """The whole tab."""
-    files = [tag("li", told(f"`{name}`: {what}")) for name, what in FILES]
-    return tag(
-        "div",
-        tag("p", WARNING, class_="warning"),
-        tag("h2", "How it was made"),
-        table(("fact", "value"), made(bundle, paths), class_="words"),
-        tag("h2", "Its limits"),
-        tag("ul", *(tag("li", limit) for limit in LIMITS)),
-        tag("h2", "In the repository"),
-        tag("ul", *files),
-        tag("p", "The same model answers programs at /v1, as OpenAI's API does.", class_="caption"),
-        class_="prose-like",
-    )
+    facts = figures_table(("fact", "value"), model_facts(bundle, paths), kind="words")
+    return render("about.html", warning=WARNING, facts=facts, limits=LIMITS, files=FILES)
 
 
 class AboutTab:
-    """Lays the tab out."""
+    """The tab's layout."""
 
     def __init__(self, bundle: Bundle, paths: PathsConfig) -> None:
         gr.HTML(about(bundle, paths), elem_id="about")

@@ -1,23 +1,25 @@
-"""The tab Look inside: the attention page of any text, in a frame of its own that can reach nothing else."""
+"""The tab Look inside: the attention page of any text, in a frame that is isolated from the rest of the page."""
 
 import gradio as gr
+from markupsafe import Markup
 
 from config.schema import UserError
 from inspection.page import attention_page
-from web.markup import Markup, notice, tag
-from web.models import ALONE, Models
+from web.models import NO_SECOND_MODEL, Models
+from web.templates import notice
 
-EXAMPLES = ("Mars is", "The next rocket will", "I love coffee because")
+FIRST_TEXT = "Mars is"
+FRAME = Markup('<iframe title="Inside the model" sandbox="allow-scripts" srcdoc="{}" class="inside"></iframe>')
 
 
 class InsideTab:
-    """Lays the tab out and says what its controls do."""
+    """The tab's layout, and what its controls do."""
 
     def __init__(self, models: Models) -> None:
         self.models = models
         with gr.Row(elem_classes="ask"):
             self.text = gr.Textbox(
-                EXAMPLES[0],
+                FIRST_TEXT,
                 label="Text to read",
                 lines=1,
                 max_lines=3,
@@ -27,7 +29,12 @@ class InsideTab:
                 elem_id="text",
             )
             self.beside = gr.Dropdown(
-                [ALONE, *models.others()], value=ALONE, label="Beside it", filterable=False, scale=2, min_width=160
+                [NO_SECOND_MODEL, *models.others()],
+                value=NO_SECOND_MODEL,
+                label="Beside it",
+                filterable=False,
+                scale=2,
+                min_width=160,
             )
             self.button = gr.Button("Look inside", variant="primary", scale=1, min_width=120, elem_id="look")
         self.page = gr.HTML(elem_id="inside")
@@ -41,10 +48,10 @@ class InsideTab:
         )
 
     def show(self, text: str, beside: str) -> Markup:
-        """The page about this text; one line if it can't be made."""
+        """The attention page of this text, or one line that says why there is none."""
         try:
-            other = None if beside == ALONE else self.models.open(beside).bundle
+            other = None if beside == NO_SECOND_MODEL else self.models.open(beside).bundle
             page = attention_page(self.models.engine.bundle, text or "", other, names=(self.models.name, beside))
         except UserError as error:
             return notice(str(error))
-        return tag("iframe", title="Inside the model", sandbox="allow-scripts", srcdoc=page, class_="inside")
+        return FRAME.format(page)

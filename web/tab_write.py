@@ -1,4 +1,4 @@
-"""The tab Write: tweets that appear as cards while they are written, by one model or by two side by side."""
+"""The tab Write: tweets appear as cards while one model writes them, or two models side by side."""
 
 import random
 import time
@@ -7,59 +7,60 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 import gradio as gr
+from markupsafe import Markup
 
 from config.schema import GenerateConfig, UserError
-from server.engine import Busy, Engine
+from server.engine import Engine, QueueFull
 from web.cards import Column, cards
-from web.markup import Markup, notice
-from web.models import ALONE, Models
+from web.models import NO_SECOND_MODEL, Models
 from web.tab_pick import Picker
+from web.templates import notice
 
-MOST = 20  # tweets at once
-FRAME = 0.06  # seconds between two pictures of what is being written
+MOST_TWEETS = 20  # at once
+FRAME_SECONDS = 0.06  # between two updates of the cards
 LARGEST_SEED = 2**31 - 1
 EMPTY = "Nothing written yet. Give the beginning of a tweet, or leave it empty, and press `Write`."
 
 
-def ask(engine: Engine, name: str, prompt: str, settings: GenerateConfig) -> Column:
-    """Ask a model for its tweets; their seeds are those that `python main.py generate` takes.
+def submit_column(engine: Engine, name: str, prompt: str, settings: GenerateConfig) -> Column:
+    """Submit a column of tweets, with the same seeds as `python main.py generate`.
 
     Raises:
         UserError: the prompt does not fit.
-        Busy: too many are waiting already; nothing is left behind then.
+        QueueFull: too many requests are waiting. None of the column is left in the queue then.
     """
     column = Column(name, [], {})
     try:
         for number in range(settings.num_samples):
             column.requests.append(engine.submit(prompt, settings, seed=settings.seed + number))
-    except (UserError, Busy):
-        leave([column])
+    except (UserError, QueueFull):
+        cancel_columns([column])
         raise
     return column
 
 
-def leave(columns: list[Column]) -> None:
-    """Give up the places of all that is not done."""
+def cancel_columns(columns: list[Column]) -> None:
+    """Cancel all requests that are not done."""
     for column in columns:
         for request in column.requests:
             request.cancel()
 
 
-def follow(columns: list[Column]) -> Iterator[Markup]:
-    """The cards as they fill, picture by picture, until all are done."""
-    news: SimpleQueue[tuple[Column, int, bool]] = SimpleQueue()
+def stream_cards(columns: list[Column]) -> Iterator[Markup]:
+    """The cards again and again while the texts grow, until all are done; cancels the rest if it is closed."""
+    updates: SimpleQueue[tuple[Column, int, bool]] = SimpleQueue()
     for column in columns:
         for number, request in enumerate(column.requests):
-            request.listen(lambda piece, c=column, n=number: news.put((c, n, piece is None)))  # type: ignore[misc]
+            request.listen(lambda piece, c=column, n=number: updates.put((c, n, piece is None)))  # type: ignore[misc]
     left = sum(len(column.requests) for column in columns)
     try:
         yield cards(columns)
         while left:
-            events = [news.get()]
-            time.sleep(FRAME)
+            events = [updates.get()]
+            time.sleep(FRAME_SECONDS)
             try:
                 while True:
-                    events.append(news.get_nowait())
+                    events.append(updates.get_nowait())
             except Empty:
                 pass
             for column, number, ended in events:
@@ -68,25 +69,27 @@ def follow(columns: list[Column]) -> Iterator[Markup]:
                     left -= 1
             yield cards(columns)
     finally:
-        leave(columns)
+        cancel_columns(columns)
 
 
-def write(models: Models, beside: str, prompt: str, settings: GenerateConfig) -> Iterator[Markup]:
-    """The cards of one model, or of two, while they are written; one line instead if that can't be."""
+def write_cards(models: Models, beside: str, prompt: str, settings: GenerateConfig) -> Iterator[Markup]:
+    """The cards of one model or two while they are written, or one line that says why there are none."""
     columns: list[Column] = []
     try:
-        engines = [(models.name, models.engine)] + ([] if beside == ALONE else [(beside, models.open(beside))])
+        engines = [(models.name, models.engine)]
+        if beside != NO_SECOND_MODEL:
+            engines.append((beside, models.open(beside)))
         for name, engine in engines:
-            columns.append(ask(engine, name, prompt, settings))
-    except (UserError, Busy) as error:
-        leave(columns)
+            columns.append(submit_column(engine, name, prompt, settings))
+    except (UserError, QueueFull) as error:
+        cancel_columns(columns)
         yield notice(str(error))
         return
-    yield from follow(columns)
+    yield from stream_cards(columns)
 
 
 class WriteTab:
-    """Lays the tab out and says what its controls do."""
+    """The tab's layout, and what its controls do."""
 
     def __init__(self, models: Models, defaults: GenerateConfig) -> None:
         self.models, self.defaults = models, defaults
@@ -108,7 +111,7 @@ class WriteTab:
         self.connect()
 
     def lay_out_controls(self) -> None:
-        """Prompt, how many, how bold, and the rest of the settings in a drawer."""
+        """The prompt, the number of tweets, the temperature, the seed, and the other settings in a drawer."""
         defaults = self.defaults
         self.prompt = gr.Textbox(
             label="Beginning of the tweet",
@@ -119,7 +122,7 @@ class WriteTab:
             elem_id="prompt",
         )
         self.number = gr.Slider(
-            1, MOST, min(defaults.num_samples, MOST), step=1, label="Number of tweets", elem_id="number"
+            1, MOST_TWEETS, min(defaults.num_samples, MOST_TWEETS), step=1, label="Number of tweets", elem_id="number"
         )
         self.temperature = gr.Slider(
             0,
@@ -127,12 +130,21 @@ class WriteTab:
             min(defaults.temperature, 2),
             step=0.05,
             label="Temperature",
-            info="low is safe, high is wild",
+            info="the higher, the more surprising the tweets",
             elem_id="temperature",
         )
+        self.lay_out_seed()
+        self.lay_out_second_model()
+        with gr.Accordion("More settings", open=False):
+            self.lay_out_drawer()
+        self.button = gr.Button("Write", variant="primary", elem_id="write")
+        self.sampling = [self.temperature, self.top_k, self.top_p, self.min_p, self.penalty]
+
+    def lay_out_seed(self) -> None:
+        """The seed, and a button that picks one."""
         with gr.Row(elem_classes="seed"):
             self.seed = gr.Number(
-                min(defaults.seed, LARGEST_SEED),
+                min(self.defaults.seed, LARGEST_SEED),
                 label="Seed",
                 info="the same seed writes the same tweets",
                 precision=0,
@@ -143,21 +155,20 @@ class WriteTab:
                 elem_id="seed",
             )
             self.surprise = gr.Button("Surprise me", min_width=110, scale=1, elem_id="surprise")
+
+    def lay_out_second_model(self) -> None:
+        """The choice of a second model."""
         self.beside = gr.Dropdown(
-            [ALONE, *self.models.others()],
-            value=ALONE,
+            [NO_SECOND_MODEL, *self.models.others()],
+            value=NO_SECOND_MODEL,
             label="Beside it",
             filterable=False,
             elem_id="beside",
             info="a second model writes from the same beginning with the same seed",
         )
-        with gr.Accordion("More settings", open=False):
-            self.lay_out_drawer()
-        self.button = gr.Button("Write", variant="primary", elem_id="write")
-        self.sampling = [self.temperature, self.top_k, self.top_p, self.min_p, self.penalty]
 
     def lay_out_drawer(self) -> None:
-        """The settings that are seldom changed."""
+        """The other sampling settings."""
         defaults = self.defaults
         self.top_k = gr.Slider(
             0, 200, min(defaults.top_k, 200), step=1, label="Top-k", info="only the k likeliest tokens; 0: off"
@@ -188,7 +199,7 @@ class WriteTab:
         )
 
     def connect(self) -> None:
-        """What happens when."""
+        """Connect the buttons with what they do."""
         gr.on(
             [self.button.click, self.surprise.click],
             lambda: gr.Tabs(selected="tweets"),
@@ -218,7 +229,11 @@ class WriteTab:
         )
 
     def settings(self, temperature: float, top_k: float, top_p: float, min_p: float, penalty: float) -> GenerateConfig:
-        """The sampling that the sliders ask for; UserError where they can't be."""
+        """The sampling settings of the sliders.
+
+        Raises:
+            UserError: a value is out of its bounds.
+        """
         return replace(
             self.defaults,
             temperature=temperature,
@@ -229,11 +244,11 @@ class WriteTab:
         )
 
     def write(self, prompt: str, number: float, seed: float | None, beside: str, *sampling: float) -> Iterator[Markup]:
-        """What the button does."""
+        """Write the tweets (the button Write)."""
         try:
             first = self.defaults.seed if seed is None else int(seed)
             settings = replace(self.settings(*sampling), num_samples=int(number), seed=first)
         except UserError as error:
             yield notice(str(error))
             return
-        yield from write(self.models, beside, prompt or "", settings)
+        yield from write_cards(self.models, beside, prompt or "", settings)

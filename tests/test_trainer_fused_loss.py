@@ -5,9 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from config.cli import parse
 from model.soft_targets import SoftTargets, compress
-from trainer import head
-from trainer.head import MULTIPLE, HeadLoss, filled
+from model.transformer import GPT
+from tests.conftest import TINY
+from trainer import fused_loss
+from trainer.fused_loss import MULTIPLE, FusedLoss, filled, padded_head
 from trainer.losses import Loss, cross_entropy, distillation, soft_cross_entropy
 
 N, C, V = 301, 16, 97  # three blocks on a CPU, the last of them smaller
@@ -54,12 +57,12 @@ def test_blocks_are_the_whole(name: str, biased: bool) -> None:
     loss, (targets, index) = losses()[name], places()
     ours, whole = leaves(), leaves()
     kept = slice(None) if biased else slice(2)
-    value, nats = HeadLoss.apply(*ours[:2], ours[2] if biased else None, loss, targets, index, 0.25, torch.float32)
-    value.backward()
+    value, nats = FusedLoss.apply(*ours[:2], ours[2] if biased else None, loss, targets, index, torch.float32)
+    (0.25 * value).backward()
     expected, plain = loss(F.linear(whole[0], whole[1], whole[2] if biased else None), targets, index)
     (0.25 * expected).backward()
-    assert value.item() == pytest.approx(0.25 * expected.item(), rel=1e-6)
-    assert nats.item() == pytest.approx(0.25 * plain.item(), rel=1e-6)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert nats.item() == pytest.approx(plain.item(), rel=1e-6)
     for mine, other in zip(ours[kept], whole[kept], strict=True):
         assert mine.grad is not None and other.grad is not None
         torch.testing.assert_close(mine.grad, other.grad, atol=1e-7, rtol=1e-5)
@@ -68,7 +71,7 @@ def test_blocks_are_the_whole(name: str, biased: bool) -> None:
 def test_a_loss_used_further_passes_its_gradient_on() -> None:
     once, thrice = leaves(), leaves()
     for mine, factor in ((once, 1.0), (thrice, 3.0)):
-        value, _ = HeadLoss.apply(*mine, cross_entropy, *places(), 1.0, torch.float32)
+        value, _ = FusedLoss.apply(*mine, cross_entropy, *places(), torch.float32)
         (factor * value).backward()
     for one, three in zip(once, thrice, strict=True):
         assert one.grad is not None and three.grad is not None
@@ -78,7 +81,7 @@ def test_a_loss_used_further_passes_its_gradient_on() -> None:
 def test_in_bfloat16_it_is_what_autocast_does() -> None:
     targets, index = places()
     ours, torchs = leaves(), leaves()
-    value, _ = HeadLoss.apply(*ours, cross_entropy, targets, index, 1.0, torch.bfloat16)
+    value, _ = FusedLoss.apply(*ours, cross_entropy, targets, index, torch.bfloat16)
     value.backward()
     with torch.autocast("cpu", torch.bfloat16):
         logits = F.linear(*torchs)
@@ -94,9 +97,9 @@ def test_blocks_may_be_larger_than_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where all tokens of a batch of tweets are one block."""
     found = []
     for size in (7, 10_000):
-        monkeypatch.setattr(head, "BLOCK", size)
+        monkeypatch.setattr(fused_loss, "BLOCK", size)
         mine = leaves()
-        value, nats = HeadLoss.apply(*mine, losses()["soft"], *places(), 1.0, torch.float32)
+        value, nats = FusedLoss.apply(*mine, losses()["soft"], *places(), torch.float32)
         value.backward()
         found.append([value.detach(), nats, *(leaf.grad for leaf in mine)])
     for few, all_of_them in zip(*found, strict=True):
@@ -110,3 +113,19 @@ def test_rows_are_filled_with_zeros_in_bfloat16_alone(count: int) -> None:
     assert len(half) % MULTIPLE == 0 and len(half) - count < MULTIPLE
     assert torch.equal(half[:count], rows.bfloat16()) and not half[count:].any()
     assert filled(rows, torch.float32).shape == rows.shape
+
+
+@pytest.mark.parametrize("flags", [[], ["--model.output_bias", "false"]])
+def test_a_padded_head_gives_the_logits_of_the_plain_one(flags: list[str]) -> None:
+    torch.manual_seed(0)
+    model = GPT(parse("train", [*TINY, *flags])[0].model, V)
+    assert V % MULTIPLE != 0
+    ours, plain = (torch.randn(N, 16, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    goal = torch.randn(N, V)
+    gradients = []
+    for hidden, logits in ((ours, padded_head(model, ours)), (plain, model.head(plain))):
+        (logits * goal).sum().backward()
+        gradients.append([hidden.grad, model.wte.weight.grad.clone()])  # type: ignore[union-attr]
+        model.zero_grad()
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(padded_head(model, ours), model.head(plain), atol=1e-6, rtol=1e-5)

@@ -1,0 +1,165 @@
+"""The figures of an evaluation as tables, for the terminal and for results/report.html."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.verdict import percent, signed, with_digits
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table: its title, the heads of its columns, its rows, and a note below it."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    note: str = ""
+
+
+def make_sections(result: dict[str, Any]) -> list[Section]:
+    """The tables of what `evaluation.evaluate.evaluate` found."""
+    found = [prediction_table(result), baseline_table(result), overfitting_table(result)]
+    if result["sampling"]["samples"]:
+        found += [stopping_table(result), copying_table(result), variety_table(result)]
+    return found
+
+
+def prediction_table(result: dict[str, Any]) -> Section:
+    """How well validation tweets are predicted."""
+    val = result["val"]
+    rows = [
+        ("bits per byte", with_digits(val["bits_per_byte"])),
+        ("  its 95% interval", f"{val['interval'][0]:.3f} to {val['interval'][1]:.3f}"),
+        ("nats per token", with_digits(val["nats_per_token"])),
+        ("perplexity", with_digits(val["perplexity"], 1)),
+        ("nats for an end mark", with_digits(val["eos_nats"])),
+        ("probability of the end mark where tweets end", with_digits(val["end_probability"])),
+        ("probability of the end mark where they go on", with_digits(val["end_probability_elsewhere"])),
+    ]
+    note = (
+        f"{val['tweets']:,} validation tweets, {val['tokens']:,} tokens, {val['bytes']:,} bytes (one byte is added to "
+        f"each tweet for its end); the model has {result['model']['parameters']:,} parameters. Lower is better. "
+        + " ".join(map(as_sentence, result["notes"]))
+    )
+    return Section("How well it predicts unseen tweets", ("", "model"), rows, note.strip())
+
+
+def baseline_table(result: dict[str, Any]) -> Section:
+    """The model among the baselines, best first."""
+    order = result["against_ngram"]["order"]
+    names = {"ngram": f"{order}-gram, modified Kneser-Ney", "unigram": "unigram", "bigram": "bigram, Kneser-Ney"}
+    figures = {names.get(name, name): bits for name, bits in result["baselines"].items()}
+    figures[f"this model ({result['model']['name']})"] = result["val"]["bits_per_byte"]
+    if result["against"]:
+        figures[result["against"]["model"]] = result["against"]["theirs"]
+    rows = [(name, with_digits(bits)) for name, bits in sorted(figures.items(), key=lambda item: item[1])]
+    note = f"Difference to the {order}-gram: {signed(result['against_ngram'])}."
+    if result["against"]:
+        note += f" Difference to {result['against']['model']}: {signed(result['against'])}."
+    return Section(
+        "Beside the baselines", ("bits per byte, same split", ""), rows, f"{note} Paired bootstrap over tweets."
+    )
+
+
+def overfitting_table(result: dict[str, Any]) -> Section:
+    """Training tweets beside validation tweets."""
+    found = result["memorisation"]
+    rows = [
+        ("training tweets", with_digits(found["train_nats_per_token"])),
+        ("validation tweets", with_digits(found["val_nats_per_token"])),
+        ("difference", f"{found['gap']['difference']:+.3f}"),
+        ("  its 95% interval", f"{found['gap']['low']:+.3f} to {found['gap']['high']:+.3f}"),
+        ("AUC of telling the two apart by their nats (0.5: impossible)", with_digits(found["membership_auc"])),
+    ]
+    note = f"Measured on {found['train_tweets']:,} training tweets, evenly spaced."
+    return Section("Does it know its training tweets by heart?", ("", "nats per token"), rows, note)
+
+
+def stopping_table(result: dict[str, Any]) -> Section:
+    """Ends and lengths."""
+    found = result["stopping"]
+    rows = [
+        ("ends by itself", percent(found["stop_rate"]), ""),
+        ("mean length, tokens", with_digits(found["mean_length"], 1), with_digits(found["real_mean_length"], 1)),
+        ("difference of the length distributions (KS, 0 to 1)", with_digits(found["length_ks"]), ""),
+        ("ends like a sentence", percent(found["sentence_end"]), percent(found["real_sentence_end"])),
+        ("empty", percent(found["empty"]), ""),
+    ]
+    drawn = result["sampling"]
+    note = (
+        f"{drawn['samples']:,} samples without a prompt at temperature {drawn['temperature']:g}, top_p "
+        f"{drawn['top_p']:g}, top_k {drawn['top_k']}, at most {drawn['max_new_tokens']} tokens. A tweet that was cut "
+        "counts as at least that long."
+    )
+    return Section("Does it stop?", ("", "samples", "real tweets"), rows, note)
+
+
+def copying_table(result: dict[str, Any]) -> Section:
+    """Copies from the training tweets."""
+    found = result["memorisation"]
+    rows = [
+        ("is a training tweet", percent(found["exact_copies"]), percent(found["real_exact_copies"])),
+        ("is an earlier tweet, before duplicates were dropped", "", percent(found["real_repeats"])),
+        (
+            "shares 8 tokens in a row with one",
+            percent(found["ngram8_in_train"]),
+            percent(found["real_ngram8_in_train"]),
+        ),
+        (
+            "longest copied span, mean",
+            with_digits(found["longest_copy_mean"], 1),
+            with_digits(found["real_longest_copy_mean"], 1),
+        ),
+        (
+            "longest copied span, 95th percentile",
+            with_digits(found["longest_copy_p95"], 0),
+            with_digits(found["real_longest_copy_p95"], 0),
+        ),
+    ]
+    note = (
+        "Real tweets are the validation tweets. Tweets much like a training tweet were put on its side of the split, "
+        f"so their figures are low: of the training tweets {percent(found['train_ngram8_in_train'])} share 8 tokens "
+        "in a row with another one."
+    )
+    return Section("Does it copy?", ("", "samples", "real tweets"), rows, note)
+
+
+def variety_table(result: dict[str, Any]) -> Section:
+    """Differences between samples."""
+    found = result["diversity"]
+    rows = [("different from each other", percent(found["unique"]), "")]
+    for length, name in ((1, "tokens"), (2, "pairs of tokens"), (3, "triples of tokens")):
+        rows.append(
+            (f"different {name}", percent(found[f"distinct{length}"]), percent(found[f"real_distinct{length}"]))
+        )
+    rows.append(
+        ("AUC of a classifier of samples and real tweets (0.5: a guess)", with_digits(found["classifier_auc"]), "")
+    )
+    return Section(
+        "Does it vary?", ("", "samples", "real tweets"), rows, "Tokens, pairs and triples: of equally many tweets."
+    )
+
+
+def as_sentence(text: str) -> str:
+    """A note as a sentence: a capital letter at its beginning, a full stop at its end."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print the tables and the verdict on standard output."""
+    console = Console(highlight=False, markup=False)
+    for section in make_sections(result):
+        table = Table(title=section.title, title_justify="left", title_style="bold", caption=section.note or None)
+        table.caption_justify = "left"
+        for column, head in enumerate(section.heads):
+            table.add_column(head, justify="right" if column else "left")
+        for row in section.rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print()
+    for line in result["verdict"]:
+        console.print(f"- {line}")
