@@ -159,8 +159,7 @@ def checkpoint_line(context: DistillContext, path: Path, steps: int) -> tuple[di
     if samples := write_samples(subject, context.config, context.tokenizer):
         texts, ended = [tweet.text for tweet in corpus.val], [tweet.finished for tweet in corpus.val]
         real = metrics.as_written(texts, ended, context.tokenizer)
-        train_texts = [tweet.text for tweet in corpus.train]
-        copied = metrics.copying(samples, real, CopyCheck(train_texts, context.tokenizer.encode_batch(train_texts)))
+        copied = metrics.copying(samples, real, CopyCheck([tweet.text for tweet in corpus.train]))
         line["stop_rate"] = metrics.stopping(samples, real)["stop_rate"]
         line |= {key: copied[key] for key in ("exact_copies", "ngram8_in_train", "real_ngram8_in_train")}
     return line, nats

@@ -42,7 +42,7 @@ def conclusions(result: dict[str, Any]) -> list[str]:
         )
     if "ngram8_in_train" in student:
         sentences.append(
-            f"{percent(student['ngram8_in_train'])} of the student's tweets share 8 tokens in a row with a training "
+            f"{percent(student['ngram8_in_train'])} of the student's tweets share 8 words in a row with a training "
             f"tweet. Without a teacher it is {percent(control['ngram8_in_train'])}, of unseen real tweets "
             f"{percent(student['real_ngram8_in_train'])}."
         )
@@ -81,7 +81,7 @@ def print_table(result: dict[str, Any]) -> None:
         f"The teacher is: {result['teacher']['name']}. The control is the same model without a teacher. Intervals are "
         "95% intervals, paired by validation tweet. An n-gram's parameters are the n-grams it counted. Ends: share of "
         "samples that end by themselves. Copies: samples that are training tweets. 8 copied: samples that share 8 "
-        "tokens in a row with one. Tokens/s: validation tokens scored in a second."
+        "words in a row with one. Tokens/s: validation tokens scored in a second."
     )
     console.print("\n".join(result["verdict"]))
 

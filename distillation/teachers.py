@@ -229,7 +229,7 @@ def write_tweets(teachers: Teachers, count: int) -> list[Tweet]:
     bundle = Bundle(teachers.ensemble(), tokenizer, context.vocabulary, config, {})
     at_once = min(WRITE_BATCH, count)
     settings = replace(config.generate.unshaped(), num_samples=at_once, max_new_tokens=config.model.block_size)
-    copies = CopyCheck([tweet.text for tweet in (*context.corpus.train, *context.corpus.val)], [])
+    copies = CopyCheck([tweet.text for tweet in (*context.corpus.train, *context.corpus.val)])
     written: list[Tweet] = []
     for tried in range(0, MAX_TRIES * count, at_once):
         seed = TEACHER_SEED * 1_000_003 + tried

@@ -144,14 +144,13 @@ class Evaluation:
     Attributes:
         result: the figures, as `--json` prints them.
         samples, real: the tweets that the model wrote, and validation tweets.
-        copies, tokenizer: for the report, which marks copied spans.
+        copies: for the report, which marks copied spans.
     """
 
     result: dict[str, Any]
     samples: list[Written]
     real: list[Written]
     copies: CopyCheck
-    tokenizer: Tokenizer
 
 
 def evaluate(config: Config, corpus: Corpus) -> Evaluation:
@@ -190,16 +189,16 @@ def evaluate(config: Config, corpus: Corpus) -> Evaluation:
     samples = write_samples(subject, config, tokenizer)
     result["seconds"] = {"scoring": scored - started, "samples": time.perf_counter() - started_samples}
     real = metrics.as_written([t.text for t in corpus.val], [t.finished for t in corpus.val], tokenizer)
-    train_ids = tokenizer.encode_batch([tweet.text for tweet in corpus.train])
-    copies = CopyCheck([tweet.text for tweet in corpus.train], train_ids)
+    train_texts = [tweet.text for tweet in corpus.train]
+    copies = CopyCheck(train_texts)
     result["stopping"] = metrics.stopping(samples, real)
     result["memorisation"] |= metrics.copying(samples, real, copies)
-    result["memorisation"]["train_ngram8_in_train"] = metrics.repeats_itself(train_ids, copies.span)
+    result["memorisation"]["train_ngram8_in_train"] = metrics.repeats_itself(train_texts)
     result["memorisation"]["real_repeats"] = repeats(corpus)
     result["diversity"] = metrics.diversity(samples, real)
     result["notes"] = [*notes, *subject.notes]
     result["verdict"] = make_verdict(result)
-    return Evaluation(result, samples, real, copies, tokenizer)
+    return Evaluation(result, samples, real, copies)
 
 
 def bounded(corpus: Corpus) -> tuple[Corpus, list[str]]:
@@ -320,7 +319,6 @@ def write_results(config: Config, found: Evaluation) -> None:
         samples=found.samples,
         real=found.real,
         copies=found.copies,
-        tokenizer=found.tokenizer,
         plot=folder / "loss_plot.png" if config.evaluate.model is None else None,
     )
     say(f"Wrote {folder / 'report.html'}")

@@ -105,24 +105,24 @@ def copying_table(result: dict[str, Any]) -> Section:
         ("is a training tweet", percent(found["exact_copies"]), percent(found["real_exact_copies"])),
         ("is an earlier tweet, before duplicates were dropped", "", percent(found["real_repeats"])),
         (
-            "shares 8 tokens in a row with one",
+            "shares 8 words in a row with one",
             percent(found["ngram8_in_train"]),
             percent(found["real_ngram8_in_train"]),
         ),
         (
-            "longest copied span, mean",
+            "longest copied span, words, mean",
             with_digits(found["longest_copy_mean"], 1),
             with_digits(found["real_longest_copy_mean"], 1),
         ),
         (
-            "longest copied span, 95th percentile",
+            "longest copied span, words, 95th percentile",
             with_digits(found["longest_copy_p95"], 0),
             with_digits(found["real_longest_copy_p95"], 0),
         ),
     ]
     note = (
         "Real tweets are the validation tweets. Tweets much like a training tweet were put on its side of the split, "
-        f"so their figures are low: of the training tweets {percent(found['train_ngram8_in_train'])} share 8 tokens "
+        f"so their figures are low: of the training tweets {percent(found['train_ngram8_in_train'])} share 8 words "
         "in a row with another one."
     )
     return Section("Does it copy?", ("", "samples", "real tweets"), rows, note)

@@ -34,7 +34,7 @@ def leak_sentences(result: dict[str, Any]) -> list[str]:
     if found["real_exact_copies"] > LEAK_COPIES or found["real_ngram8_in_train"] > LEAK_SPANS:
         sentences.append(
             f"A leak is suspected: {percent(found['real_exact_copies'])} of the validation tweets are training tweets "
-            f"word for word, and {percent(found['real_ngram8_in_train'])} share 8 tokens in a row with one. "
+            f"word for word, and {percent(found['real_ngram8_in_train'])} share 8 words in a row with one. "
             "No other figure on this page can be trusted: preprocess again."
         )
     beats_ngram = result["against_ngram"]["high"] < 0
@@ -105,7 +105,7 @@ def copying_sentences(result: dict[str, Any]) -> list[str]:
     """Whether it copies more than people do."""
     found, excess = result["memorisation"], result["memorisation"]["ngram8_excess"]
     figures = (
-        f"{percent(found['ngram8_in_train'])} of its tweets share 8 tokens in a row with a training tweet, "
+        f"{percent(found['ngram8_in_train'])} of its tweets share 8 words in a row with a training tweet, "
         f"of unseen real tweets {percent(found['real_ngram8_in_train'])}"
     )
     exact = f"{percent(found['exact_copies'])} of its tweets are training tweets word for word, short ones included"

@@ -222,7 +222,7 @@ def finish(draft: Draft, tokenizer: Tokenizer, copies: CopyCheck | None) -> Samp
         ids=ids,
         finish_reason=draft.done,
         tokens=len(draft.new),
-        novel=None if copies is None else not copies.is_copy(text, ids),
+        novel=None if copies is None else not copies.is_copy(text),
         seed=draft.seed,
     )
 
@@ -252,7 +252,7 @@ def stream(bundle: Bundle, prompt: str, settings: GenerateConfig, *, seed: int) 
             yield piece
 
 
-def load_copy_check(paths: PathsConfig, tokenizer: Tokenizer) -> CopyCheck | None:
+def load_copy_check(paths: PathsConfig) -> CopyCheck | None:
     """A CopyCheck of the training tweets of this root; None if they are not there, or too many to compare with."""
     try:
         tweets = load_processed(paths).train
@@ -261,8 +261,7 @@ def load_copy_check(paths: PathsConfig, tokenizer: Tokenizer) -> CopyCheck | Non
     if paths.processed_txt.stat().st_size > MOST_BYTES:
         print(f"{paths.processed_txt} is too large to look for copies in", file=sys.stderr)
         return None
-    texts = [tweet.text for tweet in tweets]
-    return CopyCheck(texts, tokenizer.encode_batch(texts))
+    return CopyCheck([tweet.text for tweet in tweets])
 
 
 def show(sample: Sample) -> str:
@@ -295,7 +294,7 @@ def run(config: Config, arguments: Namespace) -> None:
     """`python main.py generate`."""
     bundle = load_bundle(config.paths.best_model, choose_device(config.machine))
     lay_out_for_writing(bundle.model)
-    copies = load_copy_check(config.paths, bundle.tokenizer)
+    copies = load_copy_check(config.paths)
     if arguments.prompt is None and sys.stdin.isatty() and not arguments.json:
         ask(bundle, config.generate, copies)
         return

@@ -41,7 +41,7 @@ def serve(config: Config, arguments: Namespace) -> None:
         threads = config.machine.threads or max(1, torch.get_num_threads() - 1)  # a core is left to answering
         bundle = load_bundle(config.paths.best_model, choose_device(replace(config.machine, threads=threads)))
         lay_out_for_writing(bundle.model)
-        copies = load_copy_check(config.paths, bundle.tokenizer)
+        copies = load_copy_check(config.paths)
         with Engine(bundle, copies, width=config.serve.width, queue=config.serve.queue) as engine:
             warm_up(engine, config)
             run_server(application(engine, config), sock, ready=lambda: print_addresses(config.serve, sock))

@@ -165,7 +165,7 @@ def distillation_rows(result: Record) -> Iterator[tuple[str, ...]]:
 
 def evaluation(folder: Path) -> Markup:
     """The tables of evaluation.json and distillation.json, with their verdicts."""
-    head = ("model", "parameters", "bits per byte", "ends by itself", "exact copies", "8 tokens copied")
+    head = ("model", "parameters", "bits per byte", "ends by itself", "exact copies", "8 words copied")
     parts: list[Markup] = []
     kinds = (
         ("evaluation", "A model and its baselines", evaluation_rows),
