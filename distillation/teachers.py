@@ -18,6 +18,7 @@ from config.schema import UserError
 from distillation.runs import DistillContext, TrainingRun, train_once
 from distillation.teacher_cache import TeacherCache, cache_hidden_states
 from distillation.workers import train_all
+from evaluation.tracks import highest, origin
 from export.pretrained import load_pretrained
 from generate.copies import CopyCheck
 from generate.generate import generate
@@ -70,6 +71,11 @@ class Teachers:
         """Their name in the table."""
         names = [group.name for group in self.groups]
         return " + ".join([*names, f"{NGRAM_ORDER}-gram"] if self.ngram else names)
+
+    def origin(self) -> tuple[str, list[str]]:
+        """The track of all of them together, and the outside models among them; see evaluation/tracks.py."""
+        found = [origin(bundle) for group in self.groups for bundle in group.bundles]
+        return highest(track for track, _ in found), sorted({model for _, models in found for model in models})
 
     def ensemble(self) -> Ensemble:
         """All teachers as one model."""

@@ -19,7 +19,7 @@ EVIL = "<script>alert('x')</script> & <b>bold</b> {{ title }}"
 COPIED = "the very first rocket that we ever built on the beach flew for a minute"
 DIFFERENCE = {"difference": -0.1, "low": -0.13, "high": -0.07}
 RESULT: dict[str, Any] = {
-    "model": {"name": EVIL, "kind": "checkpoint", "parameters": 1000, "vocab_size": 10},
+    "model": {"name": EVIL, "kind": "checkpoint", "track": "tweets only", "parameters": 1000, "vocab_size": 10},
     "val": {
         "tweets": 450,
         "tokens": 6000,
@@ -34,7 +34,9 @@ RESULT: dict[str, Any] = {
     },
     "baselines": {"unigram": 2.9, "bigram": 2.2, "ngram": 2.0, "xz": 3.1, "bzip2": 3.0},
     "against_ngram": {"order": 3, "ours": 1.9, "theirs": 2.0, **DIFFERENCE},
-    "against": {"model": EVIL, "ours": 1.9, "theirs": 2.0, **DIFFERENCE},
+    "against": {"model": EVIL, "track": "+ outside model", "ours": 1.9, "theirs": 2.0, **DIFFERENCE},
+    "outside_ngram": None,
+    "judge": None,
     "sampling": {"samples": 4, "temperature": 0.8, "top_p": 0.95, "top_k": 0, "max_new_tokens": 100},
     "stopping": {
         "stop_rate": 0.99,
