@@ -54,7 +54,7 @@ def serve(config: Config, arguments: Namespace) -> None:
         cores = threads_allowed(torch.get_num_threads())
         threads = config.machine.threads or max(1, cores - 1)  # one core is left for the HTTP server
         bundle = load_bundle(config.paths.best_model, choose_device(replace(config.machine, threads=threads)))
-        copies = load_copy_check(config.paths, bundle.tokenizer)
+        copies = load_copy_check(config.paths)
         with Engine(bundle, copies, width=config.serve.width, queue=config.serve.queue) as engine:
             warm_up(engine, config)
             run_server(application(engine, config), sock, ready=lambda: print_addresses(config.serve, sock))
