@@ -206,7 +206,7 @@ def test_a_signal_to_one_ends_both_and_resuming_is_bit_equal(
     assert losses(whole) == losses(parts) and files(whole) == files(parts)
 
     alone(fewer)
-    assert "began with 2 process(es) and goes on with 1: dropout's course differs" in capsys.readouterr().err
+    assert "began with 2 process(es) and goes on with 1: other dropout is drawn" in capsys.readouterr().err
     assert load_checkpoint(of(fewer).paths.last_model)["state"]["epoch"] == 2
 
 

@@ -44,15 +44,10 @@ def json_array(chunks: Iterator[str], where: str) -> Iterator[Any]:
         assert between is not None
         position = between.end()
         if buffer.startswith("]", position):
-            buffer, position = buffer[position + 1 :].lstrip("; \r\n\t"), 0
-            while not buffer and (more := next(chunks, "")):
-                buffer = more.lstrip("; \r\n\t")
-            if buffer.startswith("["):  # another list, where pages were put one after another
-                position = 1
-                continue
-            if buffer:
-                raise UserError(f"{where} goes on after its list ({buffer[:20]!r}): give the list alone")
-            return
+            buffer, position = after_list(buffer[position + 1 :], chunks, where), 1
+            if not buffer:
+                return
+            continue
         try:
             value, position = decoder.raw_decode(buffer, position)
         except (ValueError, RecursionError):
@@ -68,6 +63,20 @@ def json_array(chunks: Iterator[str], where: str) -> Iterator[Any]:
             continue
         count += 1
         yield value
+
+
+def after_list(rest: str, chunks: Iterator[str], where: str) -> str:
+    """The text from the next list on, where pages were put one after another; "" at the end.
+
+    Raises:
+        UserError: something else follows.
+    """
+    rest = rest.lstrip("; \r\n\t")
+    while not rest and (more := next(chunks, "")):
+        rest = more.lstrip("; \r\n\t")
+    if rest and not rest.startswith("["):
+        raise UserError(f"{where} goes on after its list ({rest[:20]!r}): give the list alone")
+    return rest
 
 
 def json_values(file: Scan) -> Iterator[Any]:
