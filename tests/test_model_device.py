@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from model.device import PRODUCTS_KEPT
+from model.device import CACHE_VARIABLES
 
 FAULTS = """
 import resource, sys
@@ -64,7 +64,7 @@ print(resident() - before)
 )
 def test_products_of_many_shapes_do_not_fill_the_memory() -> None:
     grown = {}
-    usual = {name: value for name, value in os.environ.items() if name not in PRODUCTS_KEPT}  # other tests set them
+    usual = {name: value for name, value in os.environ.items() if name not in CACHE_VARIABLES}  # other tests set them
     for how in ("few", "all"):
         command = [sys.executable, "-c", SHAPES, how]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=usual)

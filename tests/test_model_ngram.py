@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from config.schema import Config
-from model.ngram import NGram, choose_order, estimate_discounts, leave_one_out, left_out_rows
+from model.ngram import NGram, choose_order, estimate_discounts, leave_one_out, leave_one_out_probs
 from model.soft_targets import dense
 from model.tokenizer import END, NUM_TOKENS, load_tokenizer
 from model.vocabulary import Vocabulary
@@ -161,7 +161,7 @@ def test_choose_order_finds_how_far_the_text_looks_back() -> None:
     assert choose_order(tight, orders=(1, 2, 3)) == 3
 
 
-def rows_for(tweets: list[list[int]], min_count: int = 1) -> Vocabulary:
+def vocabulary_for(tweets: list[list[int]], min_count: int = 1) -> Vocabulary:
     """A row for each token with that many uses; the others share two rows, the even ids one and the odd ids one."""
     counts = Counter(token for tweet in tweets for token in tweet)
     own = sorted(token for token, count in counts.items() if count >= min_count)
@@ -179,10 +179,10 @@ def folded(found: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
 @pytest.mark.parametrize(("order", "min_count"), [(1, 1), (2, 3), (3, 1), (4, 3)])
 def test_leave_one_out_equals_removing_the_tweet_and_counting_again(order: int, min_count: int) -> None:
     tweets = corpus(40)
-    vocabulary = rows_for(tweets, min_count)
+    vocabulary = vocabulary_for(tweets, min_count)
     model = NGram.fit(tweets, order)
     discounts = [level.discounts for level in model.levels]
-    for place, found in enumerate(left_out_rows(model, tweets, vocabulary)):
+    for place, found in enumerate(leave_one_out_probs(model, tweets, vocabulary)):
         tweet = tweets[place]
         slow = Slow(tweets[:place] + tweets[place + 1 :], order, discounts)
         expected = [folded(slow.distribution(tuple(tweet[:end])), vocabulary) for end in range(1, len(tweet))]
@@ -193,9 +193,9 @@ def test_token_of_one_tweet_only_gets_its_floor_without_it() -> None:
     tweets = corpus(40)
     token = 1007  # the token of its own of the tweet that corpus() made at place 7
     (place,) = (n for n, tweet in enumerate(tweets) if token in tweet)
-    vocabulary = rows_for(tweets)
+    vocabulary = vocabulary_for(tweets)
     model = NGram.fit(tweets, 2)
-    found = list(left_out_rows(model, tweets, vocabulary))[place]
+    found = list(leave_one_out_probs(model, tweets, vocabulary))[place]
     without = NGram.fit(tweets[:place] + tweets[place + 1 :], 2)
     for level, full in zip(without.levels, model.levels, strict=True):
         level.discounts = full.discounts
@@ -206,14 +206,14 @@ def test_token_of_one_tweet_only_gets_its_floor_without_it() -> None:
 
 def test_leave_one_out_leaves_the_model_as_it_was_and_keeps_all() -> None:
     tweets = corpus()
-    vocabulary = rows_for(tweets)
+    vocabulary = vocabulary_for(tweets)
     model, fresh = NGram.fit(tweets, 3), NGram.fit(tweets, 3)
     targets = leave_one_out(model, tweets, vocabulary, vocabulary.vocab_size)
     for level, other in zip(model.levels, fresh.levels, strict=True):
         np.testing.assert_array_equal(level.counts, other.counts)
         np.testing.assert_array_equal(level.occurrences, other.occurrences)
     assert len(targets) == sum(len(tweet) - 1 for tweet in tweets)
-    expected = np.concatenate(list(left_out_rows(model, tweets, vocabulary)))
+    expected = np.concatenate(list(leave_one_out_probs(model, tweets, vocabulary)))
     np.testing.assert_allclose(dense(targets, torch.arange(len(targets))), expected, atol=1e-6)
 
 
@@ -246,8 +246,8 @@ def test_known_figures_on_the_real_csv(real_csv: Path, settings: Callable[..., C
         found.append([bits(-sum(float(model.log_probs(t).sum()) for t in val), split.val) for model in models])
     mean = np.mean(found, axis=0)
     np.testing.assert_allclose(mean, [2.48, 2.06, 2.03], rtol=0.02)
-    vocabulary = rows_for(train)
+    vocabulary = vocabulary_for(train)
     known, nats = train[::4], 0.0  # a quarter, for speed
-    for tweet, rows in zip(known, left_out_rows(models[2], known, vocabulary), strict=True):
+    for tweet, rows in zip(known, leave_one_out_probs(models[2], known, vocabulary), strict=True):
         nats -= float(np.log(rows[np.arange(len(tweet) - 1), vocabulary.from_gpt2(tweet[1:]).numpy()]).sum())
     assert bits(nats, split.train[::4]) == pytest.approx(mean[2], rel=0.04)

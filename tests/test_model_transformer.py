@@ -47,18 +47,18 @@ def peer_of(model: GPT) -> Any:
 
 @torch.no_grad()
 def test_logits_equal_those_of_transformers(model: GPT) -> None:
-    rows = torch.randint(V, (3, 20))
+    ids = torch.randint(V, (3, 20))
     assert model.head_bias is not None
-    expected = peer_of(model)(rows).logits + model.head_bias
-    torch.testing.assert_close(model(rows), expected, atol=1e-5, rtol=1e-5)
+    expected = peer_of(model)(ids).logits + model.head_bias
+    torch.testing.assert_close(model(ids), expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_later_tokens_do_not_matter(model: GPT) -> None:
-    rows = torch.randint(V, (1, 20))
-    before = model(rows)
+    ids = torch.randint(V, (1, 20))
+    before = model(ids)
     for t in range(20):
-        changed = rows.clone()
+        changed = ids.clone()
         changed[0, t] = (changed[0, t] + 1) % V
         after = model(changed)
         assert torch.equal(after[:, :t], before[:, :t])
@@ -68,10 +68,10 @@ def test_later_tokens_do_not_matter(model: GPT) -> None:
 @pytest.mark.parametrize("chunks", [[1] * 20, [7, 1, 1, 4, 7], [20], [1, 19], [19, 1]])
 @torch.no_grad()
 def test_cache_changes_nothing(model: GPT, chunks: list[int]) -> None:
-    rows = torch.randint(V, (3, 20))
+    ids = torch.randint(V, (3, 20))
     cache = model.new_cache(3)
-    parts = [model(part, cache) for part in rows.split(chunks, 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(rows), atol=1e-5, rtol=1e-5)
+    parts = [model(part, cache) for part in ids.split(chunks, 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(ids), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -124,10 +124,10 @@ def test_activation_can_be_relu(settings: SettingsOf) -> None:
 
 def test_dropout_acts_only_in_training(settings: SettingsOf) -> None:
     model = GPT(settings("--model.dropout", "0.5").model, V)
-    rows = torch.randint(V, (1, 10))
-    assert not torch.equal(model(rows), model(rows))
+    ids = torch.randint(V, (1, 10))
+    assert not torch.equal(model(ids), model(ids))
     model.eval()
-    assert torch.equal(model(rows), model(rows))
+    assert torch.equal(model(ids), model(ids))
 
 
 def test_attention_trained_in_bfloat16_is_only_rounded_to_it() -> None:

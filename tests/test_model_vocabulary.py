@@ -26,8 +26,8 @@ def test_rows_of_the_corpus(settings: SettingsOf) -> None:
     vocabulary = Vocabulary.build(settings("--model.min_count", "2").model, load_tokenizer(), [[5, 5, 7], [9, 9, 9]])
     assert vocabulary.gpt2_ids.tolist() == [5, 9, END] + [-1] * len(SHAPES)  # 7 occurs once; the end mark has its row
     assert vocabulary.is_shared.tolist() == [False] * 3 + [True] * len(SHAPES)
-    rows = vocabulary.from_gpt2([9, END, 7])
-    assert rows.tolist()[:2] == [1, 2] and bool(vocabulary.is_shared[rows[2]])
+    ids = vocabulary.from_gpt2([9, END, 7])
+    assert ids.tolist()[:2] == [1, 2] and bool(vocabulary.is_shared[ids[2]])
     assert vocabulary.to_gpt2([0, 2]) == [5, END]
 
 
@@ -36,10 +36,10 @@ def test_unseen_tokens_share_by_shape(settings: SettingsOf) -> None:
     (small, capital, middle, start, other) = (tokenizer.encode(t)[0] for t in (" zinc", " Zion", "zbek", "Zip", "!!"))
     seen = tokenizer.encode("The the.")
     vocabulary = Vocabulary.build(settings().model, tokenizer, [seen])
-    rows = vocabulary.from_gpt2([small, capital, middle, start, other]).tolist()
-    assert len(set(rows)) == 5 and all(vocabulary.is_shared[row] for row in rows)
+    ids = vocabulary.from_gpt2([small, capital, middle, start, other]).tolist()
+    assert len(set(ids)) == 5 and all(vocabulary.is_shared[row] for row in ids)
     unseen = vocabulary.unk_ids(tokenizer)
-    assert unseen[vocabulary.from_gpt2(seen)].tolist() == [rows[3], rows[0], rows[4]]  # "The", " the", "."
+    assert unseen[vocabulary.from_gpt2(seen)].tolist() == [ids[3], ids[0], ids[4]]  # "The", " the", "."
     assert bool((unseen[vocabulary.is_shared] == -1).all())
 
 

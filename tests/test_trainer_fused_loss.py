@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from model.soft_targets import SoftTargets, compress
 from trainer import fused_loss
-from trainer.fused_loss import MULTIPLE, FusedLoss, filled
+from trainer.fused_loss import MULTIPLE, FusedLoss, pad_rows
 from trainer.losses import Loss, cross_entropy, distillation, soft_cross_entropy
 
 N, C, V = 301, 16, 97  # three blocks on a CPU, the last of them smaller
@@ -106,7 +106,7 @@ def test_blocks_may_be_larger_than_all(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("count", [1, MULTIPLE, MULTIPLE + 1])
 def test_rows_are_filled_with_zeros_in_bfloat16_alone(count: int) -> None:
     rows = torch.randn(count, C)
-    half = filled(rows, torch.bfloat16)
+    half = pad_rows(rows, torch.bfloat16)
     assert len(half) % MULTIPLE == 0 and len(half) - count < MULTIPLE
     assert torch.equal(half[:count], rows.bfloat16()) and not half[count:].any()
-    assert filled(rows, torch.float32).shape == rows.shape
+    assert pad_rows(rows, torch.float32).shape == rows.shape
