@@ -2,10 +2,10 @@
 
     python -m benchmarks.big_text [--sizes 2 200] [--seconds 60] [--flags ...]
 
-Words drawn one by one in a natural (Zipf) frequency, in sentences, one to three of them a line; every thousandth line
-is a document of 300 sentences. Each size goes through `preprocess`, then `train --train.epochs 1`, which is sent
-Ctrl-C after so many seconds of training, as a person would; both in processes of their own. Memory is the largest
-resident set the kernel saw, pages of mapped files included.
+The words of the text are drawn with natural (Zipf) frequencies, in sentences, one to three of them a line; every
+thousandth line is a document of 300 sentences. Each size goes through `preprocess`, then `train --train.epochs 1`,
+which gets Ctrl-C after so many seconds of training. Each command runs in a process of its own. Memory is the largest
+resident set that the kernel reports, pages of mapped files included.
 """
 
 import argparse
@@ -31,13 +31,13 @@ DOCUMENT_EVERY, DOCUMENT_SENTENCES = 1000, 300
 
 
 def vocabulary() -> list[str]:
-    """GPT-2's own tokens that are words, the frequent first: so the text has about as many tokens as real text."""
+    """GPT-2's tokens that are words, frequent ones first, so that the text has about as many tokens as real text."""
     found = [token for token in load_tokenizer().token_bytes if re.fullmatch(rb" [a-z]+", token)]
     return [token.decode().strip() for token in found]
 
 
 def write_text(path: Path, megabytes: float, *, seed: int = 0) -> None:
-    """A TXT of made-up lines, at least so long."""
+    """Write a TXT of made-up lines of at least so many bytes."""
     random = np.random.default_rng(seed)
     words = vocabulary()
     chance = 1.0 / (np.arange(len(words)) + 3)
@@ -61,14 +61,14 @@ def write_text(path: Path, megabytes: float, *, seed: int = 0) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One command: seconds by the clock, largest resident memory in MB, and what it said on standard error."""
+    """One command: wall seconds, largest resident memory in MB, and what it wrote to standard error, with times."""
 
     seconds: float
     memory: float
     told: list[tuple[float, str]]
 
     def after(self, text: str) -> float:
-        """Seconds until it said a line with `text` in it."""
+        """Seconds until it wrote a line with `text` in it."""
         return next(seconds for seconds, line in self.told if text in line)
 
 
@@ -104,7 +104,7 @@ def command(*arguments: str, metrics: Path | None = None, seconds: float = 0.0) 
 
 
 def measure(megabytes: float, seconds: float, flags: list[str]) -> str:
-    """One line of the table."""
+    """Measure one size; returns its line of the table."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
-"""Kills commands at random moments, lets them go on, and compares what they end with, bit for bit.
+"""Kills commands at random moments, runs them again, and compares their results, bit for bit.
 
     python -m benchmarks.chaos --kills 200 --seed 0 --jobs 1
 
-Each command works on tiny settings and made-up tweets in a process of its own, forked from this one, which has torch
-loaded already. Half of the kills come at a random moment, the others just when a file is being written. After each,
-every file that can be seen must be whole; a run that does not go on, or ends with other bytes, is counted as lost.
+Each command has tiny settings and made-up tweets. It runs in a process of its own, forked from this one, which has
+torch loaded already. Half of the kills come at a random moment, the others just when a file is being written. After
+each kill every visible file must be complete. A run that cannot go on, or ends with other bytes, is counted as lost.
 """
 
 import argparse
@@ -45,9 +45,9 @@ class Stage:
     """A command to be killed."""
 
     words: str  # the command, and flags of its own
-    writes: int  # a kill comes during one of the first so many
-    before: tuple[str, ...]  # commands that it finds done
-    made: tuple[str, ...] = ()  # what appears in results, at once or not at all
+    writes: int  # a kill during writing comes at one of the first so many writes
+    before: tuple[str, ...]  # commands that are run before it
+    made: tuple[str, ...] = ()  # what must appear in results, complete or not at all
 
 
 STAGES = {
@@ -61,13 +61,13 @@ STAGES = {
 
 @dataclass
 class Tally:
-    """What became of one command."""
+    """The counts of one command: kills, runs, equal and lost results."""
 
     name: str
     kills: int = 0
-    writing: int = 0  # of the kills, those that left a half-written temporary file
+    writing: int = 0  # kills that left a half-written temporary file
     runs: int = 0  # runs that came to their end
-    equal: int = 0  # of these, with the bytes of the undisturbed one
+    equal: int = 0  # runs that ended with the bytes of the undisturbed one
     problems: list[str] = field(default_factory=list)
 
     def row(self) -> str:
@@ -86,7 +86,7 @@ def write_tweets(path: Path) -> None:
 
 
 def start(words: str, root: Path) -> int:
-    """Run `main.py WORDS` in a process of its own, its words in root/said.txt; returns its number."""
+    """Run `main.py WORDS` in a process of its own, its output in root/said.txt; returns the process id."""
     command, *flags = words.split()
     flags = [*TINY.split(), "--paths.root", str(root), "--data.path", str(root.parent / "tweets.csv"), *flags]
     number = os.fork()
@@ -173,25 +173,25 @@ def result(name: str, root: Path) -> dict[str, str]:
 
 
 def check_whole(name: str, root: Path, expected: dict[str, str]) -> str:
-    """Read all that can be seen under `root`; returns what is wrong, or nothing."""
+    """Read all visible files under `root`; returns what is wrong, or an empty text."""
     paths = PathsConfig(root=str(root), checkpoint=None)
     try:
         found = result(name, root)
     except UserError as error:
         return f"half-written, but seen: {error}"
-    recipe = {path: content for path, content in expected.items() if path == "Modelfile"}  # alone it names no model
+    recipe = {path: content for path, content in expected.items() if path == "Modelfile"}  # without the model beside it
     if STAGES[name].made and found not in ({}, recipe, expected):
         return f"a half-written export can be seen: {sorted(found)}"
     try:
         texts = [tweet.text for tweet in load_processed(paths).train]
     except UserError:
-        return "" if name == "preprocess" else "the tweets are lost"  # half a pair, and it is refused: as it should be
+        return "" if name == "preprocess" else "the tweets are lost"  # rightly refused: one file of the two is missing
     ended = {text.endswith(".") for text in texts}
     return "" if ended in ({True}, {False}) else "two versions of the tweets are mixed"
 
 
 def torture(name: str, *, kills: int, seed: int, folder: Path) -> Tally:
-    """Kill the command `name` as often as asked, in one run after another, each of which comes to its end."""
+    """Kill the command `name` as often as asked, in one run after another; each run is continued to its end."""
     rng, tally, place = random.Random(f"{seed} {name}"), Tally(name), folder / name
     place.mkdir()
     write_tweets(place / "tweets.csv")
@@ -211,7 +211,7 @@ def torture(name: str, *, kills: int, seed: int, folder: Path) -> Tally:
 
 
 def one_run(root: Path, tally: Tally, expected: dict[str, str], wait: Callable[[int, Path], int]) -> str:
-    """One run under `root`, killed by `wait` again and again until it gets through; returns what went wrong."""
+    """One run under `root`, killed by `wait` again and again until it ends by itself; returns what went wrong."""
     while True:
         resume = tally.name == "train" and (root / "checkpoints" / "last_model.pth").is_file()
         old = half_written(root)
@@ -224,7 +224,7 @@ def one_run(root: Path, tally: Tally, expected: dict[str, str], wait: Callable[[
                 return problem
             if not STAGES[tally.name].made or result(tally.name, root) != expected:
                 continue
-            code = 0  # it was at its end, and another export would not replace what is there
+            code = 0  # it was complete; another export refuses to replace it
         tally.runs += 1
         if code != 0:
             return f"exit code {code}: {(root / 'said.txt').read_text(encoding='utf-8')[-500:]}"
@@ -237,17 +237,17 @@ def one_run(root: Path, tally: Tally, expected: dict[str, str], wait: Callable[[
 
 
 def main() -> int:
-    """Kill them all, and print the table."""
+    """Kill all commands, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="of all commands together (200)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
-    parser.add_argument("--jobs", type=int, default=1, help="commands tortured at a time (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="commands tested at a time (1)")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES), help="which commands")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     for stage in STAGES.values():  # loaded once, not after every kill
         importlib.import_module(COMMANDS[stage.words.split()[0]].target.split(":")[0])
-    for late in ("torch._dynamo", "matplotlib.pyplot", "jsonargparse", "ftfy", "gguf"):
+    for late in ("torch._dynamo", "matplotlib.pyplot", "ftfy", "gguf"):
         importlib.import_module(late)
     share = -(-chosen.kills // len(chosen.stages))
     started = time.monotonic()

@@ -3,9 +3,10 @@
     python -m benchmarks.distillation --csv data/elon_tweets.csv --seeds 0 1 2 --root /some/folder
 
 The teachers do not depend on the student's seed, so they are trained once; for each seed the student, `train`'s model
-and the one without a teacher are trained anew. Work that --root holds is not done again. Figures go to --out as they
-come; the table has mean and standard deviation over seeds, and the paired 95% interval of the difference to the model
-without a teacher, over all validation tweets, of their nats averaged over seeds. Flags after `--` go to `distill`.
+and the one without a teacher are trained anew. What --root already holds is not trained again. Figures are written to
+--out as they come. The table has mean and standard deviation over seeds, and the paired 95% interval of the difference
+to the model without a teacher: over all validation tweets, of their nats averaged over seeds. Flags after `--` go to
+`distill`.
 """
 
 import argparse
@@ -32,7 +33,7 @@ KEPT = ("bits_per_byte", "parameters", "stop_rate", "exact_copies", "ngram8_in_t
 
 
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All seeds that do not stand in the file yet; returns all that stand there then."""
+    """Run all seeds that are not in the file yet; returns all records of the file."""
     done = read(options.out)
     flags = ["--paths.root", str(options.root), "--data.path", str(options.csv), *options.flags]
     config = parse("distill", flags)[0]

@@ -1,9 +1,9 @@
-"""How long the members of an ensemble take, side by side and not: `python -m benchmarks.ensemble_speed --members 6`.
+"""How long the members of an ensemble take to train: `python -m benchmarks.ensemble_speed --members 6`.
 
-One member alone, with all cores; all members one after another (--distill.workers 1); and all of them in processes of
-their own, as many at once as `distill` takes by itself. From the start of their training to the last one's end, the
-processes' own start and what each prepares included; the sides take turns, median of --repeats. Prints a Markdown
-table and one line of JSON.
+Compared are one member alone, with all cores; all members one after another (--distill.workers 1); and all of them
+side by side in processes of their own, as many at once as `distill` chooses. Seconds are from the start of training to
+the end of the last member, with the start of the processes and what each prepares. The sides take turns; median of
+--repeats. Prints a Markdown table and one line of JSON.
 """
 
 import argparse

@@ -1,11 +1,10 @@
-"""Runs what makes up its own inputs for minutes instead of moments: the property tests, and a fuzzer against the API.
+"""Runs the property tests and a fuzzer against the API for minutes, with far more examples than `make test` uses.
 
     python -m benchmarks.fuzz --minutes 5 --seed 0
 
 Half of the time goes to the tests that use hypothesis, shared evenly: each runs as usual first, then with as many
-examples as fit into its share. The other half goes to schemathesis, which reads the description of a server that runs
-`python main.py serve` on a tiny model and sends it valid and invalid requests. What fails is shown with its smallest
-example.
+examples as fit into its share. The other half goes to schemathesis: it reads the API's description from a server on a
+tiny model and sends valid and invalid requests. A failure is shown with its smallest example.
 """
 
 import argparse
@@ -31,7 +30,7 @@ TINY = "--model.n_layer 1 --model.n_embd 16 --model.n_head 2 --train.epochs 2 --
 
 @dataclass
 class Line:
-    """What became of one test."""
+    """The result of one test."""
 
     name: str
     examples: int = 0
@@ -44,14 +43,14 @@ class Line:
 
 
 class Longer:
-    """A pytest plugin that gives each hypothesis test an even share of the time, and counts."""
+    """A pytest plugin that gives each hypothesis test an equal share of the time, and counts its examples."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.share = seconds, 0.0
         self.lines: dict[str, Line] = {}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """The share of each, of those that will run."""
+        """Each test's share of the time, among those that will run."""
         self.share = self.seconds / max(1, len(session.items))
 
     @pytest.hookimpl(tryfirst=True)
@@ -77,7 +76,7 @@ class Longer:
 
 
 def counting(test: Callable[..., Any], line: Line) -> Callable[..., Any]:
-    """The same test; each time it runs counts as an example."""
+    """The same test; each call counts as an example."""
 
     @functools.wraps(test)
     def counted(*arguments: Any, **more: Any) -> Any:
@@ -88,7 +87,7 @@ def counting(test: Callable[..., Any], line: Line) -> Callable[..., Any]:
 
 
 def fuzz_tests(seconds: float, seed: int) -> list[Line]:
-    """Run the property tests for so long; pytest's words go to standard error."""
+    """Run the property tests for so many seconds; pytest's output goes to standard error."""
     files = [str(path) for path in sorted((ROOT / "tests").glob("test_*.py")) if "@given" in path.read_text("utf-8")]
     plugin = Longer(seconds)
     with contextlib.redirect_stdout(sys.stderr):
@@ -102,7 +101,7 @@ def fuzz_tests(seconds: float, seed: int) -> list[Line]:
 
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[str]:
-    """The address of a server on a tiny model, made under `root`; it must come to its end by itself when asked to."""
+    """The address of a server on a tiny model, made under `root`; it must end by itself on request."""
     main, where = [sys.executable, "main.py"], ["--paths.root", str(root), "--machine.threads", "1"]
     sample = ["--data.path", str(ROOT / "data" / "sample_tweets.csv")]
     subprocess.run([*main, "run", *where, *sample, *TINY.split()], cwd=ROOT, check=True, capture_output=True)
@@ -117,7 +116,7 @@ def serving(root: Path) -> Iterator[str]:
 
 
 def fuzz_api(seconds: float, seed: int) -> Line:
-    """Run schemathesis for so long; its words go to standard error. Afterwards the server must be well, and idle."""
+    """Run schemathesis for so many seconds, its output to standard error. Then the server must answer and be idle."""
     line, started = Line("the API, by schemathesis"), time.monotonic()
     command = [sys.executable, "-m", "schemathesis.cli", "run", "--no-color", "--generation-database", "none"]
     command += ["--seed", str(seed), "--max-time", str(max(1, round(seconds))), "--continue-on-failure"]

@@ -1,10 +1,10 @@
-"""How fast texts are written, beside others: `python -m benchmarks.generate_speed --peers transformers nanogpt=PATH`.
+"""How fast texts are written, beside peers: `python -m benchmarks.generate_speed --peers transformers nanogpt=PATH`.
 
-One model with random weights and a row for each token of the tweets (--csv), exported as `python main.py export` does
-it: over GPT-2's whole vocabulary, and with `--export.vocabulary rows`. transformers loads both folders. Each side gets
-the same prompt as text and gives texts back, drawn at temperature 1 from all tokens; each writes the same number of
+The model has random weights and a vocabulary of the tweets' tokens (--csv). It is exported as `python main.py export`
+does it: over GPT-2's whole vocabulary, and with `--export.vocabulary rows`. transformers loads both folders. Each side
+gets the same prompt as text and returns texts, drawn at temperature 1 from all tokens. All write the same number of
 tokens, because the end mark's output bias is so low that no side ever draws it. nanoGPT has the same shape, its own
-50,304 rows and random weights; it keeps no keys and values. Before anything is timed, the exported model's
+vocabulary of 50,304 and random weights; it has no key-value cache. Before anything is timed, the exported model's
 probabilities are compared with ours. Sides take turns; median of 5. Prints a Markdown table and one line of JSON.
 """
 
@@ -31,7 +31,7 @@ from utils.preprocess import preprocess
 
 PROMPT = "The first people on Mars"
 NEVER = -60.0  # output bias of the end mark: e^-60 is never drawn, and small enough to stay exact when it is folded in
-OURS, FULL, ROWS = "ours", "transformers, all 50,257 tokens", "transformers, exported with the model's rows"
+OURS, FULL, ROWS = "ours", "transformers, all 50,257 tokens", "transformers, exported with the model's vocabulary"
 EXPORTS: dict[str, Literal["full", "rows"]] = {FULL: "full", ROWS: "rows"}
 SAMPLE = Path(__file__).parents[1] / "data" / "sample_tweets.csv"
 Side = Callable[[], float]  # writes texts and returns tokens a second
@@ -54,7 +54,7 @@ def settings(csv: Path, root: Path, *, shape: str, device: torch.device) -> Conf
 
 
 def untrained(config: Config, device: torch.device) -> Bundle:
-    """A model with random weights and rows for these tweets, which never ends a text."""
+    """A model with random weights and the vocabulary of these tweets, which never ends a text."""
     tokenizer = load_tokenizer()
     ids = tokenizer.encode_batch([tweet.text for tweet in preprocess(config).train])
     vocabulary = Vocabulary.build(config.model, tokenizer, ids)
@@ -174,12 +174,12 @@ def measure(
 
 
 def rows_of(shape: str, found: dict[str, Any]) -> list[list[str]]:
-    """The table's rows: a side each, at each batch."""
+    """The table's rows: one for each side and batch size."""
     rows = []
     for batch, speeds in found["speeds"].items():
         for name, values in speeds.items():
             ratio = "" if name == OURS else f"{times(speeds[OURS], values):.1f}"
-            title = f"{OURS}, {found['rows']:,} rows" if name == OURS else name
+            title = f"{OURS}, {found['rows']:,} ids" if name == OURS else name
             rows.append([f"{shape}, {batch} at once: {title}", spread(values), ratio])
     return rows
 
@@ -187,7 +187,7 @@ def rows_of(shape: str, found: dict[str, Any]) -> list[list[str]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", type=Path, default=SAMPLE, help="tweets whose tokens get rows")
+    parser.add_argument("--csv", type=Path, default=SAMPLE, help="tweets whose tokens make the vocabulary")
     parser.add_argument("--shapes", nargs="*", default=["4x128", "6x384"], help="layers x width")
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 64])
     parser.add_argument("--tokens", type=int, default=60, help="new ones in each text")

@@ -38,7 +38,6 @@ NEEDED = (
     "regex",
     "safetensors",
     "tokenizers",
-    "jsonargparse",
     "rich",
     "matplotlib",
     "wcwidth",

@@ -1,9 +1,9 @@
-"""What this machine can do at most: `python -m benchmarks.limits`. The other speed benchmarks give shares of it.
+"""The highest speed of this machine: `python -m benchmarks.limits`. The other speed benchmarks give shares of it.
 
-Matrix products in GFLOP/s (2 n m k operations each): square ones, of which the best is the ceiling, and those of a
-training step: the N tokens of a batch through the MLP and through the head, forward and both products backward. And the
-bandwidth of a copy, read and written, in GB/s. With one thread and with all. Prints a Markdown table and one line of
-JSON.
+Measured are matrix products in GFLOP/s (2 n m k operations each): square ones, of which the best is the limit, and
+those of a training step, the N tokens of a batch through the MLP and through the head, forward and both products
+backward. Also the bandwidth of a copy, read and written, in GB/s. With one thread and with all. Prints a Markdown
+table and one line of JSON.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from model.device import precision
 SQUARES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}
 TOKENS = 450  # in a batch of 32 tweets, about
 WIDTHS = (128, 384)
-VOCABULARIES = (8_000, 50_257)  # rows for the tokens that the tweets use, and GPT-2's
+VOCABULARIES = (8_000, 50_257)  # the tokens that the tweets use, and GPT-2's
 COPIED = {"cpu": 1 << 28, "cuda": 1 << 31}  # bytes: more than the caches hold
 
 
@@ -50,7 +50,7 @@ def step_shapes() -> dict[str, list[tuple[int, int, int]]]:
     """The products of a training step: forward, for the gradient of the input, for that of the weights."""
     shapes = {}
     for width in WIDTHS:
-        for name, rows in [("MLP", 4 * width), *((f"head, {rows:,} rows", rows) for rows in VOCABULARIES)]:
+        for name, rows in [("MLP", 4 * width), *((f"head, {rows:,} ids", rows) for rows in VOCABULARIES)]:
             both_ways = [(TOKENS, width, rows), (TOKENS, rows, width), (rows, TOKENS, width)]
             shapes[f"{name}, {width} wide"] = both_ways
     return shapes
@@ -73,7 +73,7 @@ def measure(device: torch.device, *, seconds: float = 0.1) -> dict[str, float]:
 
 
 def measure_step(device: torch.device, *, seconds: float = 0.1) -> dict[str, float]:
-    """GFLOP/s of the products of a training step, of the threads there are; on a GPU in bf16."""
+    """GFLOP/s of the products of a training step, with the threads that are set; on a GPU in bf16."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     found = {}
     for name, shapes in step_shapes().items():
@@ -83,7 +83,7 @@ def measure_step(device: torch.device, *, seconds: float = 0.1) -> dict[str, flo
 
 
 def measure_all(device: torch.device, *, seconds: float) -> dict[str, dict[str, float]]:
-    """Everything, by number of threads; a GPU has one row."""
+    """Everything, by number of threads; a GPU has one column."""
     every, found = torch.get_num_threads(), {}
     try:
         for threads in [every] if device.type == "cuda" else sorted({1, every}):
@@ -95,7 +95,7 @@ def measure_all(device: torch.device, *, seconds: float) -> dict[str, dict[str, 
 
 
 def rows_of(found: dict[str, dict[str, float]]) -> list[list[str]]:
-    """The table's rows: a measure each, a column for each number of threads."""
+    """The table's rows: one for each measure, with a column for each number of threads."""
     titles = {"fp32": "fp32 product, best, GFLOP/s", "bf16": "bf16 product, best, GFLOP/s", "copy": "copy, GB/s"}
     names = list(next(iter(found.values())))
     return [[titles.get(name, f"{name}, GFLOP/s"), *(f"{by[name]:,.1f}" for by in found.values())] for name in names]

@@ -1,10 +1,10 @@
-"""What others would do with the same tweets, in a few lines: train on windows of one long text.
+"""The peers: usual recipes for the same tweets, in a few lines. They train on windows of one long text.
 
-`nanogpt`: nanoGPT's recipe at a size that suits (its model is this project's, without the output bias): random windows
-of the tweets glued together with end marks, all 50,257 rows, dropout 0.2, weight decay 0.1, learning rate 1e-3 to 1e-4.
-`first`: this project's own first attempt: windows of 32 tokens that overlap by all but one stride, 70 passes, no
-dropout worth the name. Its learning rate is constant, so stopping 5 epochs after its best one changes nothing but the
-time. Both are scored tweet by tweet, like everything else.
+`nanogpt`: nanoGPT's recipe at a size for this text (its model is this project's, without the output bias): random
+windows of the tweets joined by end marks, all 50,257 tokens, dropout 0.2, weight decay 0.1, learning rate 1e-3 to 1e-4.
+`first`: this project's own first attempt: windows of 32 tokens that overlap by all but one stride, 70 passes, almost no
+dropout. Its learning rate is constant, so stopping 5 epochs after its best one changes only the time.
+Both are scored tweet by tweet, like everything else.
 """
 
 import copy

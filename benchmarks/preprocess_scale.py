@@ -2,12 +2,12 @@
 
     python benchmarks/preprocess_scale.py [--sizes 10000 100000] [--repeat 3]
 
-Made-up words in a natural (Zipf) frequency, dressed as tweets are: mentions, links, entities, emoji, cut-off tails,
-exact and near copies, retweets. Each size runs in a process of its own, start-up and reading and writing included; the
-median of `repeat` runs, and the largest resident memory of any of them.
+The tweets are made-up words in natural (Zipf) frequencies with what real tweets have: mentions, links, entities, emoji,
+cut-off ends, exact and near copies, retweets. Each size runs in a process of its own; start-up, reading and writing are
+included. Given are the median of `repeat` runs, and the largest resident memory of any of them.
 
-Measured with Python 3.11 on 2 cores that other work kept busy too (load 4 to 5), so the clock reads nearly twice the
-processor's time; the last line is of one run:
+Measured with Python 3.11 on 2 cores that other work kept busy too (load 4 to 5), so wall time is nearly twice
+the processor's time; the last line is one run:
 
 | tweets | file, MB | seconds (lowest to highest) | processor seconds | memory, MB |
 |---:|---:|---:|---:|---:|
@@ -34,7 +34,7 @@ WORDS = 60_000
 
 
 def vocabulary(rng: random.Random) -> list[str]:
-    """Different made-up words, short ones first, as frequent words are short."""
+    """Different made-up words, short ones first, because frequent words are short."""
     syllables = ["".join(pair) for pair in itertools.product("bdfgklmnprstvz", "aeiou")]
     found = dict.fromkeys("".join(rng.choices(syllables, k=1 + i // 15_000)) for i in range(3 * WORDS))
     return list(found)[:WORDS]
@@ -75,7 +75,7 @@ def write_tweets(path: Path, count: int) -> None:
 
 
 def measure(path: Path, root: Path) -> tuple[float, float, float, str]:
-    """Of one `preprocess`: seconds by the clock, of the processor, largest resident memory in MB, its split line."""
+    """Of one `preprocess`: wall seconds, processor seconds, largest resident memory in MB, its line about the split."""
     log = root / "log.txt"
     command = [sys.executable, str(ROOT / "main.py"), "preprocess", "--data.path", str(path), "--paths.root", str(root)]
     start = time.perf_counter()

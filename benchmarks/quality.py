@@ -2,9 +2,10 @@
 
     python -m benchmarks.quality --csv data/elon_tweets.csv --recipes small nanogpt --seeds 0 1 2 --splits 0 1
 
-Every run's figures go to a JSON-lines file (--out) as it ends; runs that stand there are not done again, so the work
-can be cut up. The table gives mean and standard deviation of bits per byte and of the ratio to the Kneser-Ney n-gram of
-the same split, and the paired 95% interval of the difference, over all validation tweets of all runs.
+Each run's figures are written to a JSON-lines file (--out) when it ends. Runs that are in the file are not done again,
+so the work can be done in parts. The table gives mean and standard deviation of bits per byte and of the ratio to the
+Kneser-Ney n-gram of the same split, and the paired 95% interval of the difference, over all validation tweets of all
+runs.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from trainer.score import score
 from trainer.train import train
 from utils.preprocess import Corpus, preprocess
 
-# Flags of each recipe beside the defaults; all but the first take one lever away.
+# Flags of each recipe beside the defaults; all but the first switch one part of the recipe off.
 RECIPES: dict[str, list[str]] = {
     "small": [],
     "small, no n-gram teacher": ["--train.ngram_weight", "0"],
@@ -46,9 +47,9 @@ RECIPES: dict[str, list[str]] = {
     "small, no weight decay": ["--train.weight_decay", "0"],
     "small, no dropout before the head": ["--train.output_dropout", "0"],
     "small, float32": ["--machine.precision", "f32"],
-    "small, all 50,257 rows": ["--model.vocabulary", "full"],
+    "small, all 50,257 tokens": ["--model.vocabulary", "full"],
 }
-BEST = "best"  # the student of `distill`, its teachers trained once for all seeds of a split
+BEST = "best"  # the student of `distill`; its teachers are trained once for all seeds of a split
 STOCK = "nanogpt"
 BASELINES = ("unigram", "bigram", "ngram", "xz", "bzip2")
 
@@ -71,7 +72,7 @@ def run_ours(flags: Sequence[str], config: Config, corpus: Corpus, *, seed: int)
 
 
 def run_best(config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
-    """Distill a student and score it; the teachers' training counts in its seconds where it was done here."""
+    """Distill a student and score it; its seconds include the teachers' training if that was done here."""
     flags = ["--paths.root", config.paths.root, "--train.seed", str(seed)]
     started = time.perf_counter()
     context = set_up(parse("distill", flags)[0], corpus)
@@ -88,7 +89,7 @@ def run_best(config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
 
 
 def run_theirs(name: str, config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
-    """Train a peer; its best epoch counts, which is kind to it."""
+    """Train a peer; its best epoch counts, which favours it."""
     started = time.perf_counter()
     found = run_peer(name, config, corpus, seed=seed)
     return {
@@ -102,7 +103,7 @@ def run_theirs(name: str, config: Config, corpus: Corpus, *, seed: int) -> dict[
 
 
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All runs asked for that do not stand in the file yet; returns all that stand there then."""
+    """Do all runs asked for that are not in the file yet; returns all records of the file."""
     done = read(options.out)
     for split in options.splits:
         with tempfile.TemporaryDirectory() as root:
@@ -134,7 +135,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The runs that stand in the file."""
+    """The runs in the file."""
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -184,9 +185,9 @@ def interval(runs: Sequence[dict[str, Any]], others: Sequence[Sequence[float]]) 
 
 
 def race(records: Sequence[dict[str, Any]]) -> str:
-    """Seconds of training until the stock recipe's best quality: the stock recipe's own, and those of each other.
+    """Seconds of training until the best quality of nanoGPT's recipe: its own, and those of each other recipe.
 
-    Compared are runs of one split and seed, which must have been made side by side for this to mean something.
+    Compared are runs of one split and seed. They must have been made on one machine, one after the other.
     """
     lines = []
     for stock in (record for record in records if record["recipe"] == STOCK and "curve" in record):
@@ -202,7 +203,7 @@ def race(records: Sequence[dict[str, Any]]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation; one value alone has none."""
+    """Mean and standard deviation as text; of one value only the value."""
     deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{deviation}"
 

@@ -1,7 +1,7 @@
-"""Other people's code that the speed benchmarks compare with: `--peers transformers nanogpt=PATH`.
+"""Code of other projects that the speed benchmarks compare with: `--peers transformers nanogpt=PATH`.
 
-transformers is what the requirements install. Of nanoGPT, a checkout is named on the command line; its model.py is
-imported from there as it is.
+transformers is the version that the requirements install. For nanoGPT the command line names a checkout; its model.py
+is imported from there unchanged.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ NANOGPT_ROWS = 50_304  # GPT-2's tokens, up to the next multiple of 64: nanoGPT'
 
 
 def peers_of(given: Sequence[str]) -> dict[str, Path | None]:
-    """What `--peers` names, with nanoGPT's checkout.
+    """The peers that `--peers` names, with nanoGPT's checkout.
 
     Raises:
         SystemExit: in one line, what is missing.
@@ -39,7 +39,7 @@ def peers_of(given: Sequence[str]) -> dict[str, Path | None]:
 
 
 def import_nanogpt(checkout: Path) -> ModuleType:
-    """nanoGPT's model.py."""
+    """nanoGPT's model.py as a module."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", checkout / "model.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -49,7 +49,7 @@ def import_nanogpt(checkout: Path) -> ModuleType:
 
 
 def nanogpt(checkout: Path, *, n_layer: int, n_head: int, n_embd: int, block_size: int, dropout: float) -> Any:
-    """nanoGPT's GPT with random weights, with biases as GPT-2; what it prints goes to standard error."""
+    """nanoGPT's GPT with random weights and with biases, as GPT-2 has; what it prints goes to standard error."""
     module = import_nanogpt(checkout)
     with contextlib.redirect_stdout(sys.stderr):
         return module.GPT(

@@ -1,9 +1,9 @@
-"""Do the speed-ups of training leave its course alone? `python -m benchmarks.same_curves --csv data/elon_tweets.csv`.
+"""Do the speed-ups of training change what is learnt? `python -m benchmarks.same_curves --csv data/elon_tweets.csv`.
 
-Trains the defaults with each speed-up switched off in turn, every run in a process of its own, and compares what the
-validation tweets cost after each epoch with the runs that have all of them, seed by seed. Where the arithmetic is the
-same the curves must be equal to the last bit; where numbers are rounded or drawn otherwise, within the noise, which is
-what other seeds do. Prints a Markdown table and one line of JSON.
+Trains the defaults with each speed-up switched off in turn, every run in a process of its own. What the validation
+tweets cost after each epoch is compared with the runs that have all speed-ups, seed by seed. Where the arithmetic is
+the same the curves must be equal to the last bit. Where numbers are rounded or drawn in another way, the difference
+must be within the noise, the difference between seeds. Prints a Markdown table and one line of JSON.
 """
 
 import argparse
@@ -29,14 +29,14 @@ ALL = "nothing"
 
 
 def forget_memory() -> None:
-    """What is freed goes back to the system, and oneDNN keeps what it wants."""
+    """Freed memory goes back to the system, and oneDNN's caches have their usual size."""
     from trainer import train
 
     vars(train)["keep_memory"] = lambda: None
 
 
 def usual_dropout() -> None:
-    """torch's own."""
+    """Dropout as torch does it."""
     from model.fast import Dropout
 
     Dropout.forward = lambda self, x: F.dropout(x, self.p, self.training)  # type: ignore[method-assign]
@@ -50,14 +50,14 @@ def no_buckets() -> None:
 
 
 def plain_loss() -> None:
-    """The loss of the head's logits, without the fused twin."""
-    from trainer import train
+    """The loss from the head's logits, without trainer/fused_loss.py."""
+    from trainer import losses
 
-    vars(train)["use_fused_loss"] = lambda *_: False
+    vars(losses)["use_fused_loss"] = lambda *_: False
 
 
 def any_shape() -> None:
-    """Products of as many tokens as there are."""
+    """Matrix products for as many tokens as a batch has, without padding to a multiple."""
     from trainer import fused_loss, train
 
     fused_loss.MULTIPLE = 1
@@ -70,7 +70,7 @@ def plain_adamw() -> None:
     torch.optim.AdamW = lambda *arguments, **more: fused(*arguments, **{**more, "fused": False})  # type: ignore[assignment, misc]
 
 
-# What is switched off: how, and the flags for it.
+# For each speed-up, how it is switched off: a function, and flags.
 WITHOUT: dict[str, tuple[Callable[[], None], list[str]]] = {
     ALL: (lambda: None, []),
     "memory that is kept": (forget_memory, []),
@@ -107,7 +107,7 @@ def in_a_process(name: str, seed: int, options: argparse.Namespace) -> dict[str,
 
 
 def rows_of(found: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """The table's rows: what was switched off each."""
+    """The table's rows: one for each speed-up that was switched off."""
     rows = []
     for name, runs in found.items():
         ends = [run["curve"][-1] for run in runs]

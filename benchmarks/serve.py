@@ -1,8 +1,8 @@
-"""How fast the server is, and whether it stays well: `python -m benchmarks.serve [--checkpoint PATH]`.
+"""How fast the server is, and whether it is stable under load: `python -m benchmarks.serve [--checkpoint PATH]`.
 
-The server is a process of its own; its clients are threads here, over real connections that they keep. Without a
-checkpoint the model has the default shape and random weights, which hardly ever end a text: each gets 40 tokens. What
-is counted are the tokens that the server says it wrote. Prints a Markdown table and one line of JSON.
+The server is a process of its own. Its clients are threads of this process, each with a real connection that it keeps
+open. Without a checkpoint the model has the default shape and random weights, which hardly ever end a text: each gets
+40 tokens. Counted are the tokens that the server reports. Prints a Markdown table and one line of JSON.
 """
 
 import argparse
@@ -30,7 +30,7 @@ BODY = {"model": MODEL_NAME, "prompt": "The first people on Mars", "max_tokens":
 
 
 def untrained(folder: Path) -> Path:
-    """A checkpoint with the default shape, 8,000 rows and random weights."""
+    """A checkpoint with the default shape, a vocabulary of 8,000 and random weights."""
     import torch
 
     from model.checkpoint import model_content, save_checkpoint
@@ -65,7 +65,7 @@ def server(checkpoint: Path) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class Load:
-    """What some clients got in some time."""
+    """What a number of clients received in a time."""
 
     clients: int
     seconds: float = 0.0
@@ -80,7 +80,7 @@ class Load:
 
 
 def put_load(port: int, clients: int, seconds: float) -> Load:
-    """Let so many clients ask for one text after the other."""
+    """Let so many clients request one text after the other."""
     load, lock, begin = Load(clients), threading.Lock(), time.perf_counter()
 
     def client(number: int) -> None:
@@ -116,7 +116,7 @@ def post(connection: http.client.HTTPConnection, body: dict[str, Any]) -> tuple[
 
 
 def first_tokens(port: int, count: int) -> list[float]:
-    """Seconds until the first token of a stream, one client, again and again."""
+    """Seconds until the first token of a stream, of one client, several times."""
     connection, waits = http.client.HTTPConnection("127.0.0.1", port, timeout=60), []
     for seed in range(count):
         body = json.dumps({**BODY, "seed": seed, "stream": True})
@@ -137,12 +137,12 @@ def memory(pid: int) -> float:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value below which this share lies."""
+    """The value below which this share of the values lies."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def measure(checkpoint: Path, *, seconds: float) -> dict[str, Any]:
-    """All measurements, with one server."""
+    """All measurements, on one server."""
     with server(checkpoint) as (pid, port):
         put_load(port, 16, 3.0)  # warm-up
         waits = first_tokens(port, 50)

@@ -1,7 +1,7 @@
 """How long commands take from a cold start: `python -m benchmarks.startup`.
 
-Wall seconds of fresh processes, which take turns; a warm-up fills the system's file cache. `generate` writes one text
-with a tiny model, trained on the sample tweets before, and looks for copies of them in it. Targets: --help under
+Measured are wall seconds of new processes, which take turns; a warm-up fills the system's file cache. `generate` writes
+one text with a tiny model, trained on the sample tweets before, and checks whether it is copied. Targets: --help under
 0.5 s; generate under 1.5 times what `import torch` takes alone. Prints a Markdown table and one line of JSON.
 """
 
@@ -23,7 +23,7 @@ TINY = ["--model.n_layer", "1", "--model.n_embd", "64", "--train.epochs", "5", "
 
 
 def python(*arguments: str) -> None:
-    """Run Python in the repository; what it says on standard output is dropped.
+    """Run Python in the repository; its standard output is dropped.
 
     Raises:
         SystemExit: it failed.
@@ -59,7 +59,7 @@ def measure(root: Path, *, repeats: int) -> dict[str, list[float]]:
 
 
 def rows_of(found: dict[str, list[float]]) -> list[list[str]]:
-    """The table's rows: a command each, with its target."""
+    """The table's rows: one for each command, with its target."""
     alone, whole = (statistics.median(found[name]) for name in (TORCH, GENERATE))
     verdicts = {
         HELP: f"under {HELP_SECONDS} s: {met(statistics.median(found[HELP]) < HELP_SECONDS)}",

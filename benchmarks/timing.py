@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: clocks, sides that take turns, figures as a table and as one line of JSON."""
+"""Shared by the speed benchmarks: clocks, sides that take turns, figures as a table and as one line of JSON."""
 
 import json
 import platform
@@ -22,7 +22,7 @@ def choose(name: str) -> torch.device:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, read when the device has done all that was asked of it."""
+    """Seconds, read when the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -31,7 +31,7 @@ def clock(device: torch.device) -> float:
 def take_turns(sides: Mapping[str, Callable[[], float]], *, repeats: int = REPEATS) -> dict[str, list[float]]:
     """Figures of each side: after a warm-up, which does not count, one side after the other, again and again.
 
-    So a minute in which the machine is busy with something else strikes all sides alike.
+    So a minute in which the machine is busy with something else affects all sides alike.
     """
     found: dict[str, list[float]] = {name: [] for name in sides}
     repeated = dict(sides)
@@ -55,7 +55,7 @@ def spread(values: Sequence[float], form: str = ",.0f") -> str:
 
 
 def times(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """How many times the median of theirs that of ours is."""
+    """The median of ours divided by the median of theirs."""
     return statistics.median(ours) / statistics.median(theirs)
 
 
@@ -66,7 +66,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine(device: torch.device) -> str:
-    """What this was measured on: processor, cores, torch."""
+    """The machine as text: processor, cores, torch."""
     info = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.+)", info.read_text(encoding="utf-8")) if info.is_file() else None
     parts = [named[1] if named else platform.processor() or platform.machine()]

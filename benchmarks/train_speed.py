@@ -1,23 +1,24 @@
-"""How fast training is, beside others, on the same tweets: `python -m benchmarks.train_speed --peers nanogpt=PATH`.
+"""How fast training is, beside peers, on the same tweets: `python -m benchmarks.train_speed --peers nanogpt=PATH`.
 
 Sides of one shape (--shapes, layers x width):
 
-    ours          trainer.train.Trainer's steps as they are, with the default settings: a row for each token of the
-                  tweets, batches of 32 tweets, bfloat16 where the device is made for it. The same in float32; in
-                  float32 without n-gram teacher and relatives (the loss and the embedding that the peers have); and
-                  that over all 50,257 rows (those that the peers have, too). With --compile also machine.compile
+    ours          trainer.train.Trainer's steps unchanged, with the default settings: a vocabulary of the tweets'
+                  tokens, batches of 32 tweets, bfloat16 where the device is made for it. Then the same in float32; in
+                  float32 without n-gram teacher and subword features (the loss and the embedding that the peers
+                  have); and that with all 50,257 tokens, as the peers. With --compile also machine.compile
     nanoGPT       its model.py and the inner loop of its train.py: 12 random windows of 64 tokens from one stream,
-                  50,304 rows, dropout 0.2; with --compile also compiled
-    transformers  its Trainer: GPT2LMHeadModel with 50,257 rows, 32 tweets padded to the longest, in random order
+                  a vocabulary of 50,304, dropout 0.2; with --compile also compiled
+    transformers  its Trainer: GPT2LMHeadModel with 50,257 tokens, 32 tweets padded to the longest, in random order
 
 GPT-2's own shape, on a GPU: --shapes 12x768 --block 1024 --batch 12 --compile, with long texts for --csv (a TXT). The
-others use float32 on a CPU, as their own loops do, and bf16 autocast on a GPU. Each side trains for --seconds at a
-time; sides take turns; median of 5. Counted are tokens that are learnt from, not padding. An epoch is as many of these
-as the training tweets have, for every side; its seconds are computed from the tokens a second. Operations are 6 a token
-for each parameter in a matrix product (12 n_layer n_embd^2, and n_embd for each row of the head), and 12 n_layer n_embd
-T for attention over the T tokens of a row (nanoGPT: of a window), as in Chowdhery et al. 2022, appendix B; the n-gram,
-the optimizer and padding count nothing. The limit is what benchmarks/limits.py finds for the numbers that a side
-multiplies. Prints a Markdown table and one line of JSON.
+peers use float32 on a CPU, as their own loops do, and bf16 autocast on a GPU. Each side trains for --seconds at a
+time; sides take turns; median of 5. Counted are tokens that are learnt from, not padding. An epoch has the same number
+of these for every side, that of the training tweets; its seconds are computed from the tokens a second.
+
+Operations are 6 a token for each parameter in a matrix product (12 n_layer n_embd^2, and n_embd for each id of the
+vocabulary), and 12 n_layer n_embd T for attention over the T tokens of an example (nanoGPT: of a window), as in
+Chowdhery et al. 2022, appendix B. The n-gram, the optimizer and padding are not counted. The limit is the speed that
+benchmarks/limits.py finds for bf16 or fp32, whichever the side uses. Prints a Markdown table and one line of JSON.
 """
 
 import argparse
@@ -55,8 +56,8 @@ PLAIN = [*FLOAT32, "--train.ngram_weight", "0", "--train.subword_features", "fal
 VARIANTS = {
     OURS: [],
     "ours, float32": FLOAT32,
-    "ours, float32, no teacher, no relatives": PLAIN,
-    "ours, float32, no teacher, no relatives, all 50,257 rows": [*PLAIN, "--model.vocabulary", "full"],
+    "ours, float32, no teacher, no subword features": PLAIN,
+    "ours, float32, no teacher, no subword features, all 50,257 tokens": [*PLAIN, "--model.vocabulary", "full"],
 }
 COMPILED = {"ours, compiled": ["--machine.compile", "true"]}
 BLOCK, WINDOWS = 64, 12  # nanoGPT's, unless --block and --batch say otherwise
@@ -65,12 +66,12 @@ TWEETS = 32  # in a batch, ours and transformers'
 
 @dataclass(frozen=True)
 class Side:
-    """Somebody who trains.
+    """One side of the comparison: a way to train.
 
     Attributes:
         train: trains for about so many seconds; returns tokens learnt from, and the seconds it took.
-        rows: of the head.
-        reach: T of the formula above: tokens of a row, the mean over tokens.
+        rows: the size of its vocabulary.
+        reach: T of the formula above: tokens of an example, the mean over tokens.
         numbers: "bf16" or "fp32", in which it multiplies.
     """
 
@@ -91,7 +92,7 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def timed(steps: Iterator[int], device: torch.device) -> Callable[[float], tuple[int, float]]:
-    """Trains step by step; each step gives the number of its tokens."""
+    """A side that trains step by step; each step yields the number of its tokens."""
 
     def train(seconds: float) -> tuple[int, float]:
         started, tokens = clock(device), 0
@@ -106,7 +107,7 @@ def timed(steps: Iterator[int], device: torch.device) -> Callable[[float], tuple
 
 
 def settings(csv: Path, root: Path, *, shape: str, device: torch.device, flags: Sequence[str] = ()) -> Config:
-    """The default settings, but for the shape; never-ending, so that the learning rate stays where it is."""
+    """The default settings except for the shape; endless, so that the learning rate does not change."""
     layers, width = shape_of(shape)
     heads = max(4, width // 64)
     given = ["--paths.root", str(root), "--data.path", str(csv), "--machine.device", device.type]
@@ -115,7 +116,7 @@ def settings(csv: Path, root: Path, *, shape: str, device: torch.device, flags: 
 
 
 def ours(config: Config, corpus: Corpus) -> Side:
-    """Our trainer, without validation and saving, which the peers are spared too."""
+    """Our trainer, without validation and saving, as for the peers."""
     job = prepare(config, corpus, log=RunLog(config.paths.metrics))
     trainer = Trainer(job)
     trainer.progress = Progress(trainer.total_steps, 0)
@@ -137,12 +138,12 @@ def ours(config: Config, corpus: Corpus) -> Side:
 
 
 def theirs(device: torch.device) -> str:
-    """The numbers that the others multiply."""
+    """Which numbers the peers multiply, "bf16" or "fp32"."""
     return "bf16" if device.type == "cuda" else "fp32"
 
 
 def reach(lengths: Tensor) -> float:
-    """Tokens of a row, the mean over tokens."""
+    """Tokens of an example, the mean over tokens."""
     return float((lengths.double() ** 2).sum() / lengths.sum())
 
 
@@ -152,7 +153,7 @@ def reach(lengths: Tensor) -> float:
 def nanogpt_side(
     checkout: Path, config: Config, tweets: Sequence[Sequence[int]], *, block: int, windows: int, compiled: bool = False
 ) -> Side:
-    """The inner loop of nanoGPT's train.py, line by line, on the tweets glued together with end marks."""
+    """The inner loop of nanoGPT's train.py, line by line, on the tweets joined by end marks."""
     device, shape = torch.device(config.machine.device), config.model
     stream = np.array([index for tweet in tweets for index in [END, *(i for i in tweet if i != END)]], dtype=np.uint16)
     path = config.paths.data / "train.bin"
@@ -186,7 +187,7 @@ def nanogpt_side(
 
     endless = steps()
     if compiled:
-        next(endless)  # compiles: minutes that no turn shall have
+        next(endless)  # compiles, so that the minutes this takes are in no turn
     return Side(timed(endless, device), NANOGPT_ROWS, block, theirs(device))
 
 
@@ -194,7 +195,7 @@ def nanogpt_side(
 
 
 def collate(tweets: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    """A batch of framed tweets, padded with end marks that nobody sees or learns; the real ones are learnt."""
+    """A batch of framed tweets, padded with end marks that are masked and not learnt; the real ones are learnt."""
     longest = max(map(len, tweets))
     padded = [[*tweet, *[END] * (longest - len(tweet))] for tweet in tweets]
     labels = [[*tweet, *[PAD] * (longest - len(tweet))] for tweet in tweets]
@@ -214,7 +215,7 @@ def transformers_side(config: Config, tweets: Sequence[Sequence[int]]) -> Side:
     )
 
     class Clock(TrainerCallback):
-        """Ends the training when its time is over."""
+        """Ends the training when its time is up."""
 
         def __init__(self) -> None:
             self.seconds, self.started, self.passed, self.tokens = 0.0, 0.0, 0.0, 0
@@ -321,7 +322,7 @@ def measure(
 
 
 def rows_of(shape: str, figures: dict[str, Any]) -> list[list[str]]:
-    """The table's rows: a side each."""
+    """The table's rows: one for each side."""
     rows, own = [], figures[OURS]["tokens_per_second"]
     for name, figure in figures.items():
         speeds = figure["tokens_per_second"]
@@ -337,8 +338,8 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, default=SAMPLE)
     parser.add_argument("--shapes", nargs="*", default=["4x128", "6x384"], help="layers x width")
     parser.add_argument("--peers", nargs="*", default=[], help="transformers (needs accelerate), nanogpt=PATH")
-    parser.add_argument("--block", type=int, help="context of all sides, for long texts; else as above")
-    parser.add_argument("--batch", type=int, help="rows of all sides in a batch; else as above")
+    parser.add_argument("--block", type=int, help="context of all sides, for long texts; default: as above")
+    parser.add_argument("--batch", type=int, help="examples in a batch, of all sides; default: as above")
     parser.add_argument("--seconds", type=float, default=3.0, help="of training at a time")
     parser.add_argument("--compile", action="store_true", help="ours and nanoGPT compiled as well")
     parser.add_argument("--device", default="auto")
@@ -354,7 +355,15 @@ def main() -> None:
             figures = measure(sides, shape=shape, epoch=epoch, ceilings=ceilings, seconds=options.seconds)
         rows += rows_of(shape, figures)
         everything[shape] = {"tokens_of_an_epoch": epoch, "sides": figures}
-    header = ["side", "rows", "seconds an epoch", "tokens a second", "Mflop a token", "of the limit", "ours is faster"]
+    header = [
+        "side",
+        "vocab_size",
+        "seconds an epoch",
+        "tokens a second",
+        "Mflop a token",
+        "of the limit",
+        "ours is faster",
+    ]
     limit = ", ".join(f"{ceilings[name]:,.0f} GFLOP/s in {name}" for name in ("fp32", "bf16") if name in ceilings)
     show(f"{table(header, rows)}\n\nThe limit: {limit}.", {"limit_gflops": ceilings, "shapes": everything}, device)
 

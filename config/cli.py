@@ -11,12 +11,16 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from config.console import prepare_streams
 from config.schema import REMOVED, RENAMED, SECTIONS, Config, UserError
+from config.values import WrongType, from_node, from_text, in_words, read_config
 
 CONFIG_FILE = Path(__file__).with_name("config.yaml")
+KINDS = {f"{section}.{field.name}": field.type for section, kind in SECTIONS.items() for field in fields(kind)}
 KEPT = "; what was saved before is whole: "
 ROOM = f"{KEPT}make room, or give another folder with --paths.root DIR"
 ADVICE = {  # what to do, by the system's error number
@@ -45,7 +49,7 @@ COMMANDS = {
         ("paths", "machine", "data", "model", "train", "generate"),
     ),
     "download": Command(
-        "utils.sources:download",
+        "utils.kaggle:download",
         "fetch the default tweets from Kaggle to data/elon_tweets.csv (no account needed)",
         "python main.py download",
         ("paths",),
@@ -137,6 +141,8 @@ def help_text(name: str) -> str:
     lines = [
         f"usage: main.py {name} {arguments}[--config FILE] [--section.key value ...]",
         f"\n{command.help}\n\nexample:\n  {command.example}",
+        "\nA value is taken as it is typed. Lists are written [a, b]. null unsets a list, a number or a yes-or-no;"
+        "\na setting that holds text is unset by leaving it out, or by null in a --config FILE.",
         "\nsettings (with their defaults; config/config.yaml has them all, and every command takes them all):",
     ]
     for key, (value, comment) in settings().items():
@@ -145,50 +151,99 @@ def help_text(name: str) -> str:
     return "\n".join(lines)
 
 
+@dataclass
+class Typed:
+    """A command line, taken apart: the flags as (name, text) in order, and the config files."""
+
+    flags: list[tuple[str, str]]
+    files: list[Path]
+    prompt: str | None = None
+    json: bool = False
+
+
+def take_apart(command: Command, argv: Sequence[str]) -> Typed:
+    """Which words of a command line are flags, their values, config files and the prompt.
+
+    Raises:
+        UserError: an unknown flag, a flag without its value, or a word too many.
+    """
+    typed, rest, only_words = Typed([], []), list(argv), False
+    while rest:
+        word = rest.pop(0)
+        if word == "--" and not only_words:
+            only_words = True
+        elif re.match(r"--|-[A-Za-z]+$", word) and not only_words:
+            name, equals, text = word.lstrip("-").partition("=")
+            if name == "json" and command.json and not equals:
+                typed.json = True
+                continue
+            if name != "config" and name not in KINDS:
+                raise UserError(unknown(name))
+            if not equals and (not rest or is_flag(rest[0])):
+                raise UserError(f"--{name} needs a value: give {in_words(KINDS.get(name, str))}")
+            text = text if equals else rest.pop(0)
+            if name == "config":
+                typed.files.append(Path(text).expanduser())
+            else:
+                typed.flags.append((name, text))
+        elif command.prompt and typed.prompt is None:
+            typed.prompt = as_utf8(word)
+        else:
+            raise UserError(f"unrecognized arguments: {word}")
+    return typed
+
+
+def is_flag(word: str) -> bool:
+    """Whether a word is a flag that this program knows."""
+    name = word[2:].partition("=")[0]
+    return word.startswith("--") and (name in KINDS or name in ("config", "json"))
+
+
+def as_utf8(word: str) -> str:
+    """An argument whose bytes the system's encoding could not read, read as UTF-8."""
+    return os.fsencode(word).decode("utf-8", "replace") if re.search("[\ud800-\udfff]", word) else word
+
+
 def parse(name: str, argv: Sequence[str]) -> tuple[Config, Namespace]:
     """The settings and the other arguments of one command.
 
     Raises:
         UserError: an unknown key, a wrong type or a contradiction, in one line.
     """
-    import jsonargparse
+    typed, values = take_apart(COMMANDS[name], argv), dict[str, Any]()
+    for path in (CONFIG_FILE, *typed.files):
+        for key, node in read_config(path).items():
+            if key not in KINDS:
+                raise UserError(f"{unknown(key)} ({path})")
+            values[key] = checked(key, from_node, node)
+    for key, text in typed.flags:
+        values[key] = checked(key, from_text, text)
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for key, value in values.items():
+        section, _, field = key.partition(".")
+        sections[section][field] = value
+    if missing := sorted(KINDS.keys() - values.keys()):
+        raise UserError(f"{CONFIG_FILE} has no {missing[0]}: put it back")
+    config = Config(**{section: kind(**sections[section]) for section, kind in SECTIONS.items()})
+    return config, Namespace(prompt=typed.prompt, json=typed.json)
 
-    command = COMMANDS[name]
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, default_config_files=[str(CONFIG_FILE)])
-    parser.add_argument("--config", action="config")
-    if command.prompt:
-        parser.add_argument("prompt", nargs="?", default=None)
-    if command.json:
-        parser.add_argument("--json", action="store_true")
-    for section, kind in SECTIONS.items():
-        parser.add_argument(f"--{section}", type=kind)
+
+def checked(key: str, read: Callable[[Any, Any], Any], given: object) -> object:
+    """The value of a setting.
+
+    Raises:
+        UserError: it has the wrong type; says what to give.
+    """
     try:
-        values = parser.instantiate(parser.parse_args(list(argv)))
-    except UserError:
-        raise
-    except (ValueError, TypeError, jsonargparse.ArgumentError, OSError) as error:
-        raise UserError(one_line(error)) from None
-    config = Config(**{section: getattr(values, section) for section in SECTIONS})
-    return config, Namespace(prompt=getattr(values, "prompt", None), json=getattr(values, "json", False))
+        return read(KINDS[key], given)
+    except WrongType as error:
+        found = f"{str(error)!r}" if str(error) else "empty"
+        quotes = "; a text that begins with # needs quotes in a config file" if not str(error) else ""
+        raise UserError(f"{key} is {found}: give {in_words(KINDS[key])}{quotes}") from None
 
 
-def one_line(error: BaseException) -> str:
-    """jsonargparse's message on one line, with the nearest known setting where the key is unknown."""
-    text = re.sub(r"\s+", " ", str(error)).strip()
-    if text.startswith("Unexpected config"):
-        return "the --config file holds no settings"
-    if inner := re.search(r"(\w+\.\w+ is .+: .+)$", text):
-        return inner[1]
-    text = re.sub(r"Parser key \"(.+?)\": ", r"\1: ", text)
-    flag = re.search(r"unrecognized arguments: --([\w.]+)", text)
-    nested = re.search(r"Group '([\w.]+)' does not accept option '(\w+)'", text)
-    option = re.search(r"Option '([\w.]+)' is not accepted", text)
-    if nested:
-        key = f"{nested[1]}.{nested[2]}"
-    elif flag or option:
-        key = (flag or option)[1]  # type: ignore[index]
-    else:
-        return text
+def unknown(key: str) -> str:
+    """What to say of a setting that there is not: its new name, or the nearest known one."""
     section = key.partition(".")[0]
     if key in RENAMED:
         return f"{key} is now called {section}.{RENAMED[key]}"
@@ -213,6 +268,7 @@ def refuse_many(name: str, processes: int) -> int:
 
 def run_command(name: str, argv: Sequence[str]) -> int:
     """Parse, run, and turn what goes wrong into one line and an exit code: 0, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    prepare_streams(json_output="--json" in argv)
     if {"-h", "--help"} & set(argv):
         print(help_text(name))
         return 0

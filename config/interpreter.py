@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 OLDEST = (3, 11)
-PACKAGES = ("jsonargparse", "torch")  # every command needs these; where they are, the rest of requirements.txt is too
+PACKAGES = ("yaml", "torch")  # every command needs these; where they are, the rest of requirements.txt is too
 RERUN = "ELON_TRANSFORMER_RERUN"  # an environment variable: this process was started by `run_elsewhere`
 PROGRAM = Path("Scripts", "python.exe") if sys.platform == "win32" else Path("bin", "python")
 

@@ -1,10 +1,10 @@
 """The settings, as frozen dataclasses that mirror config/config.yaml; each is explained there, on its own line.
 
-There are no defaults here (but for one null that the parser wants): config.yaml holds them, so there is one place to
-read and one to change. What a type cannot tell (a share above 1, two settings that contradict each other) is refused
-in `__post_init__`.
+There are no defaults here: config.yaml holds them, so there is one place to read and one to change. What a type allows
+but makes no sense (a share above 1, two settings that contradict each other) is refused in `__post_init__`.
 """
 
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
 from pathlib import Path
@@ -21,6 +21,7 @@ def require(ok: bool, key: str, found: object, fix: str) -> None:
         raise UserError(f"{key} is {found!r}: {fix}")
 
 
+ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@*A-Z]+")  # as browsers send it: host names in small letters
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 RENAMED = {  # what a setting was called before: its name now, in the same section
     "train.relatives": "subword_features",
@@ -105,7 +106,7 @@ class MachineConfig:
 class DataConfig:
     """Where tweets come from, how they are cleaned and how they are split."""
 
-    path: str | list[str] | None = None
+    path: str | list[str] | None
     column: str | None
     encoding: str | None
     separator: Literal["auto", "line", "blank"]
@@ -339,6 +340,7 @@ class ServeConfig:
     host: str
     port: int
     api_key: str | None
+    origins: list[str] | str | None = None
     width: int
     queue: int
     max_body_kb: int
@@ -349,10 +351,19 @@ class ServeConfig:
         """Whether only this machine can reach it."""
         return self.host in LOCAL_HOSTS
 
+    @property
+    def allowed_origins(self) -> list[str]:
+        """The web pages in `origins`, as browsers send them in the header Origin; "*" stands for all."""
+        return [self.origins] if isinstance(self.origins, str) else self.origins or []
+
     def __post_init__(self) -> None:
         require(self.host != "", "serve.host", self.host, "give 127.0.0.1 (this machine only) or 0.0.0.0 (everybody)")
         require(0 <= self.port <= 65535, "serve.port", self.port, "give 0 (any free one) to 65535")
-        require(self.api_key != "", "serve.api_key", self.api_key, "give null (nobody needs one) or a secret")
+        given = self.api_key is None or self.api_key.strip() == self.api_key != ""
+        require(given, "serve.api_key", self.api_key, "give a secret without spaces around it, or leave it out")
+        for origin in self.allowed_origins:
+            fix = "give scheme://host or scheme://host:port and nothing after it, such as http://localhost:5173, or '*'"
+            require(bool(ORIGIN.fullmatch(origin)), "serve.origins", origin, fix)
         require(self.queue >= 0, "serve.queue", self.queue, "give 0 (nobody waits) or more")
         for name in ("width", "max_body_kb"):
             require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "give 1 or more")

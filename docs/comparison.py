@@ -1,4 +1,4 @@
-"""What GELU and the skip connections buy, measured: small models trained with and without them on the sample tweets.
+"""What GELU and the skip connections gain: small models trained with and without them on the sample tweets.
 
 Writes docs/comparison.json, from which `python -m docs.figures` draws. It takes minutes: `python -m docs.comparison`.
 """
@@ -35,10 +35,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 class WithoutSkips(Block):
-    """A block whose results replace the stream instead of being added to it."""
+    """A block whose results replace the residual stream instead of being added to it."""
 
     def forward(self, x: Tensor, **where: Any) -> Tensor:
-        """As Block.forward, but for the two sums."""
+        """As Block.forward, without the two sums."""
         x = self.drop(self.attn(self.ln_1(x), **where))
         return self.drop(self.mlp(self.ln_2(x)))
 
@@ -54,7 +54,7 @@ def train_variant(config: Config, corpus: Corpus, *, activation: Any, skips: boo
 
 
 def compare(flags: list[str], seeds: tuple[int, ...]) -> dict[str, Any]:
-    """Every variant trained with every seed: the model's settings, and one curve for each seed."""
+    """Train every variant with every seed: the model's settings, and for each variant one curve a seed."""
     with tempfile.TemporaryDirectory() as folder:
         config = parse("run", ["--paths.root", folder, *flags])[0]
         corpus = preprocess(config)

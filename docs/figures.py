@@ -1,7 +1,7 @@
 """The pictures of docs/how_it_works.md, made from your own trained model: `python -m docs.figures`.
 
-Settings as everywhere (--paths.root, --paths.checkpoint). The training comparisons come from docs/comparison.json.
-All texts are invented.
+It takes the settings of every command (--paths.root, --paths.checkpoint). The training comparisons come from
+docs/comparison.json. All texts are invented.
 """
 
 import json
@@ -46,7 +46,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def logits_of(bundle: Bundle, ids: list[int]) -> Tensor:
-    """Logits (T, V) after each of the tokens (T,), without the rows that stand for no token in particular."""
+    """Logits (T, V) after each of the tokens (T,); the shared ids, which stand for no single token, have -inf."""
     device = bundle.model.wte.weight.device
     with torch.no_grad():
         logits = bundle.model(bundle.vocabulary.from_gpt2(ids).to(device)[None])[0].float().cpu()
@@ -76,7 +76,7 @@ def tokens(bundle: Bundle) -> "Figure":
 def positions(bundle: Bundle) -> "Figure":
     """How alike the learned positions are."""
     table = bundle.model.wpe.weight[:PLACES].detach().float().cpu()
-    table = table - table.mean(0)  # what all positions share says nothing about which one it is
+    table = table - table.mean(0)  # what all positions have in common does not distinguish them
     alike = torch.nn.functional.cosine_similarity(table[:, None], table[None], dim=-1)
     figure = new_figure(5.4, 4.4)
     axes = figure.subplots()
@@ -87,7 +87,7 @@ def positions(bundle: Bundle) -> "Figure":
 
 
 def head(bundle: Bundle) -> "Figure":
-    """The map of the head that looks back the most decidedly: with the strongest weights on earlier tokens."""
+    """The attention weights of the head with the largest weights on earlier tokens."""
     ids = read(bundle, READING)
     weights = attention_weights(bundle.model, bundle.vocabulary.from_gpt2(ids).to(bundle.model.wte.weight.device)).cpu()
     back = weights.tril(-1)[..., 2:, 1:].amax(-1).mean(-1)  # (L, H); neither itself nor the first mark counts
@@ -111,7 +111,7 @@ def activation() -> "Figure":
     left, right = figure.subplots(1, 2)
     left.plot(x.tolist(), curves["GELU"].tolist(), color=BLUE, label="GELU")
     left.plot(x.tolist(), curves["ReLU"].tolist(), color=ORANGE, linestyle="--", label="ReLU")
-    left.set(title="Two ways to let a number pass", xlabel="in", ylabel="out")
+    left.set(title="Two activation functions", xlabel="in", ylabel="out")
     left.legend(frameon=False)
     draw_training(right, {"GELU": BLUE, "ReLU": ORANGE})
     return figure
@@ -142,18 +142,18 @@ def draw_training(axes: Any, colours: dict[str, str], names: dict[str, str] | No
 
 
 def temperature(bundle: Bundle) -> "Figure":
-    """The same guess at three temperatures."""
+    """The same prediction at three temperatures."""
     ids = read(bundle, OPENING)
     logits = logits_of(bundle, ids)[-1]
-    rows = logits.topk(10).indices
+    likeliest = logits.topk(10).indices
     figure = new_figure(8.5, 3.8)
     axes = figure.subplots()
     for place, (value, colour) in enumerate({0.4: GREEN, 0.8: BLUE, 1.5: ORANGE}.items()):
-        chances = (logits / value).softmax(-1)[rows].tolist()
+        chances = (logits / value).softmax(-1)[likeliest].tolist()
         spots = [spot + (place - 1) * 0.27 for spot in range(10)]
         name = f"temperature {value} (these ten: {sum(chances):.0%})"
         axes.bar(spots, chances, width=0.25, color=colour, label=name)
-    names = [token_label(bundle.tokenizer, index) for index in bundle.vocabulary.to_gpt2(rows)]
+    names = [token_label(bundle.tokenizer, index) for index in bundle.vocabulary.to_gpt2(likeliest)]
     axes.set_xticks(range(10), names, family="monospace", parse_math=False)
     axes.set(title=f"What follows “{OPENING}”?", ylabel="probability")
     axes.legend(frameon=False)
@@ -194,10 +194,10 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 def photograph(bundle: Bundle, path: Path) -> None:
-    """A picture of the attention page at desktop width, where there are a chromium and playwright."""
+    """A picture of the attention page at desktop width, if chromium and playwright are installed."""
     chromium = shutil.which("chromium")
     if chromium is None or find_spec("playwright") is None:
-        print(f"no chromium or no playwright here: {path.name} stays as it is", file=sys.stderr)
+        print(f"chromium or playwright is not installed: {path.name} stays as it is", file=sys.stderr)
         return
     from playwright.sync_api import sync_playwright
 

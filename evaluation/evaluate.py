@@ -185,9 +185,22 @@ def evaluate(config: Config, corpus: Corpus) -> Evaluation:
         "memorisation": memorisation(subject, corpus, scores),
         "sampling": {**asdict(config.generate), "samples": config.evaluate.samples},
     }
-    started_samples = time.perf_counter()
+    return judge_samples(config, corpus, subject, tokenizer, result, [*notes, *subject.notes], scored - started)
+
+
+def judge_samples(
+    config: Config,
+    corpus: Corpus,
+    subject: Subject,
+    tokenizer: Tokenizer,
+    result: dict[str, Any],
+    notes: list[str],
+    scoring_seconds: float,
+) -> Evaluation:
+    """Add to `result` what the model's tweets are like, and the verdict on all of it."""
+    started = time.perf_counter()
     samples = write_samples(subject, config, tokenizer)
-    result["seconds"] = {"scoring": scored - started, "samples": time.perf_counter() - started_samples}
+    result["seconds"] = {"scoring": scoring_seconds, "samples": time.perf_counter() - started}
     real = metrics.as_written([t.text for t in corpus.val], [t.finished for t in corpus.val], tokenizer)
     train_ids = tokenizer.encode_batch([tweet.text for tweet in corpus.train])
     copies = CopyCheck([tweet.text for tweet in corpus.train], train_ids)
@@ -196,7 +209,7 @@ def evaluate(config: Config, corpus: Corpus) -> Evaluation:
     result["memorisation"]["train_ngram8_in_train"] = metrics.repeats_itself(train_ids, copies.span)
     result["memorisation"]["real_repeats"] = repeats(corpus)
     result["diversity"] = metrics.diversity(samples, real)
-    result["notes"] = [*notes, *subject.notes]
+    result["notes"] = notes
     result["verdict"] = make_verdict(result)
     return Evaluation(result, samples, real, copies, tokenizer)
 

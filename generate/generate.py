@@ -30,6 +30,10 @@ SIDE_BY_SIDE = 64  # texts written side by side: enough to fill the cores, small
 SAMPLED_AT_ONCE = 8  # texts whose tokens are sampled together: 64 at once take twice the time of 8 times 8
 
 
+class PromptTooLong(UserError):
+    """A prompt leaves no room in the context."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One written text.
@@ -80,7 +84,8 @@ def start(bundle: Bundle[LanguageModel], prompt: str | Sequence[int], settings: 
     """A Draft of this prompt, given as text or as GPT-2 token ids.
 
     Raises:
-        UserError: the prompt leaves no room in the context.
+        PromptTooLong: the prompt leaves no room in the context.
+        UserError: the prompt is no valid text.
     """
     if isinstance(prompt, str):
         ids = bundle.tokenizer.encode(
@@ -90,7 +95,9 @@ def start(bundle: Bundle[LanguageModel], prompt: str | Sequence[int], settings: 
         ids, prompt = list(prompt), bundle.tokenizer.decode(prompt)
     context = bundle.model.config.block_size
     if len(ids) + 1 >= context:
-        raise UserError(f"the prompt has {len(ids)} tokens, the context only {context}: shorten it to {context - 2}")
+        raise PromptTooLong(
+            f"the prompt has {len(ids)} tokens, the context only {context}: shorten it to {context - 2}"
+        )
     room = min(settings.max_new_tokens, context - len(ids))
     own = zlib.crc32(f"{seed} {prompt}".encode())  # with the prompt, so that prompts differ
     uniform = torch.rand(room, generator=torch.Generator().manual_seed(own)).tolist()

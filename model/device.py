@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import cached
 
 from config.schema import MachineConfig, UserError
 from model.transformer import GPT
+from utils.memory import threads_allowed
 
 
 def choose_device(config: MachineConfig) -> torch.device:
@@ -20,14 +21,10 @@ def choose_device(config: MachineConfig) -> torch.device:
     Raises:
         UserError: this machine does not have the device named in the settings, or has fewer GPUs than processes.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or threads_allowed(torch.get_num_threads()))
     local_rank = os.environ.get("LOCAL_RANK")  # set by torchrun: the number of this process on this machine
-    has = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available() and local_rank is None,
-        "cpu": True,
-    }
+    has_mps = torch.backends.mps.is_available() and local_rank is None
+    has = {"cuda": torch.cuda.is_available(), "mps": has_mps, "cpu": True}
     name = next(name for name, there in has.items() if there) if config.device == "auto" else config.device
     if not has[name]:
         raise UserError(f"machine.device is {name}, but torch finds none here: use auto or cpu")

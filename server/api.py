@@ -1,9 +1,10 @@
 """The OpenAI-compatible API: completions, chat, models, health and metrics.
 
 It differs from OpenAI's on purpose. max_tokens is by default that of the settings, because a tweet ends by itself. A
-space at a prompt's end is dropped, because GPT-2's words begin with their space. Penalties other than
-repetition_penalty, tools and pictures are refused with a reason. The model was trained to write tweets, not to answer:
-a chat continues the last user message.
+space at a prompt's end is dropped, because GPT-2's words begin with their space; not where the prompt is scored (echo
+and logprobs). The first token of a prompt has a log-probability, because the model reads an end mark before it.
+Penalties other than repetition_penalty, tools and pictures are refused with a reason. The model was trained to write
+tweets, not to answer: a chat continues the last user message.
 """
 
 import secrets
@@ -18,8 +19,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match
 
 from config.schema import GenerateConfig, ServeConfig, UserError
+from generate.generate import PromptTooLong
 from server.engine import Engine, QueueFull, TextRequest
-from server.middleware import Metrics, RequestChecks
+from server.middleware import BrowserOrigins, Metrics, PlainRequests, RequestChecks
 from server.responses import ChatReply, EventStream, TextCompletion, wait_until_done
 from server.schemas import (
     MODEL_NAME,
@@ -69,7 +71,8 @@ class Routes:
         """Continue a prompt."""
         prompt: Any = body.prompt
         single = isinstance(prompt, str) or isinstance(prompt[0], int)
-        texts = self.submit([prompt] if single else prompt, body, logprobs=body.logprobs, echo=bool(body.echo))
+        options = {"logprobs": body.logprobs, "echo": bool(body.echo), "write": body.max_tokens != 0}
+        texts = self.submit([prompt] if single else prompt, body, "prompt", **options)
         completion = TextCompletion(texts, body.n or 1, logprobs=body.logprobs is not None)
         return await self.respond(completion, body, request)
 
@@ -80,10 +83,15 @@ class Routes:
         users = [message for message in body.messages if message.role == "user"] or body.messages
         content = users[-1].content or ""
         prompt = content if isinstance(content, str) else "".join(part.text for part in content)
-        return await self.respond(ChatReply(self.submit([prompt], body), body.n or 1), body, request)
+        return await self.respond(ChatReply(self.submit([prompt], body, "messages"), body.n or 1), body, request)
 
-    def submit(self, prompts: list[Any], body: SamplingRequest, **options: Any) -> list[TextRequest]:
-        """Submit all texts of a request to the engine, or none; `options` are those of `Engine.submit`."""
+    def submit(self, prompts: list[Any], body: SamplingRequest, param: str, **options: Any) -> list[TextRequest]:
+        """Submit all texts of a request to the engine, or none; `options` are those of `Engine.submit`.
+
+        Raises:
+            ApiError: a prompt does not fit or is no text (`param` is the field that holds the prompts), or the queue
+                is full.
+        """
         check_model(body.model)
         sampling = self.sampling(body)
         seed = secrets.randbelow(2**31) if body.seed is None else body.seed
@@ -98,7 +106,8 @@ class Routes:
                 text.cancel()
             if isinstance(error, QueueFull):
                 raise ApiError(429, str(error), code="queue_full", headers={"Retry-After": "1"}) from None
-            raise ApiError(400, str(error), param="prompt", code="context_length_exceeded") from None
+            code = "context_length_exceeded" if isinstance(error, PromptTooLong) else None
+            raise ApiError(400, str(error), param=param, code=code) from None
         return texts
 
     def sampling(self, body: SamplingRequest) -> GenerateConfig:
@@ -159,6 +168,8 @@ def create_api(engine: Engine, settings: ServeConfig, defaults: GenerateConfig, 
         add(path, route, methods=["POST"], response_model=kind, responses={**stream, **writing})
     add_error_handlers(app)
     app.add_middleware(RequestChecks, settings=settings, metrics=routes.metrics)
+    app.add_middleware(BrowserOrigins, origins=settings.allowed_origins)
+    app.add_middleware(PlainRequests)  # the last one is the outermost
     app.openapi_schema = patch_openapi(app.openapi(), engine, keyed=bool(keyed))
     return app
 
@@ -190,7 +201,8 @@ def add_error_handlers(app: FastAPI) -> None:
         known = [route for route in app.routes if route.matches(request.scope)[0] == Match.PARTIAL]
         if not known:
             raise ApiError(404, f"there is nothing at {request.url.path}: see /openapi.json")
-        allowed = ", ".join(sorted(set().union(*(getattr(route, "methods", None) or () for route in known))))
+        methods = set[str]().union(*(getattr(route, "methods", None) or () for route in known))
+        allowed = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
         raise ApiError(405, f"{request.url.path} takes {allowed} only", headers={"Allow": allowed})
 
     app.add_exception_handler(ApiError, api_error)

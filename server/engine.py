@@ -21,7 +21,7 @@ from config.schema import GenerateConfig
 from generate.copies import CopyCheck
 from generate.generate import Draft, DraftBatch, Sample, finish, start
 from model.checkpoint import Bundle
-from model.tokenizer import END
+from model.tokenizer import END, END_TEXT
 from server.streaming import StopBuffer, TextDelta, Token, score_prompt
 
 MAX_PREFILL = 512  # prompt tokens, padding included, read between two steps: more would delay the running texts
@@ -40,12 +40,21 @@ class TextRequest:
             beginning of) a stop string.
         finish_reason: "stop" (ended by itself or at a stop string), "length", "cancelled"; "" while it is written.
         finished: done when the text has ended.
+        end_mark_first: whether the client's prompt began with an end mark.
     """
 
     def __init__(
-        self, engine: "Engine", draft: Draft, *, logprobs: int | None, stop: Sequence[str], echo: bool
+        self,
+        engine: "Engine",
+        draft: Draft,
+        end_mark_first: bool,
+        *,
+        logprobs: int | None,
+        stop: Sequence[str],
+        echo: bool,
     ) -> None:
         tokenizer = engine.bundle.tokenizer
+        self.end_mark_first = end_mark_first
         self.engine, self.draft, self.logprobs = engine, draft, logprobs
         self.text, self.finish_reason = "", ""
         self.echo = tokenizer.decode(draft.ids) if echo else None
@@ -95,11 +104,15 @@ class TextRequest:
         if self.echo is not None:
             scored = self.logprobs is not None
             tokens = score_prompt(self.engine.bundle, self.draft.ids, top=self.logprobs or 0) if scored else []
+            if scored and self.end_mark_first:
+                tokens.insert(0, Token(END, END_TEXT, None, [], 0))
             self.send(TextDelta(self.echo, tokens))
 
     def add(self, index: int, scores: Tensor | None) -> None:
         """Add a GPT-2 id; `scores` (50257,) are the log-probabilities at its place, if they were asked for."""
         if index == END:
+            if scores is not None:
+                self.send(self._buffer.end_mark(scores, top=self.logprobs or 0))
             return
         self.send(self._buffer.push(index, scores, top=self.logprobs or 0))
         if self._buffer.stopped:
@@ -199,24 +212,29 @@ class Engine:
         logprobs: int | None = None,
         stop: Sequence[str] = (),
         echo: bool = False,
+        write: bool = True,
     ) -> TextRequest:
         """Ask for a text; returns at once.
 
         Args:
-            prompt: text, or GPT-2 token ids.
+            prompt: text, or GPT-2 token ids. The model reads an end mark before it, also if the ids begin with none.
             settings: how it is sampled; its `num_samples` and `seed` are ignored.
             seed: of this text.
-            logprobs: compute the log-probability of each token, and of this many of the likeliest tokens at its
-                place; None: no log-probabilities.
+            logprobs: how many of the likeliest tokens to score beside each token; None: no log-probabilities at all.
             stop: the text ends before any of these strings.
-            echo: the text begins with the prompt.
+            echo: the text begins with the prompt; with `logprobs`, a space at the prompt's end is kept.
+            write: False: no token is written after the prompt.
 
         Raises:
-            UserError: the prompt leaves no room in the context.
+            UserError: the prompt is no valid text, or too long (PromptTooLong).
             QueueFull: the queue is full, or the engine is closed.
         """
-        draft = start(self.bundle, prompt, settings, seed)
-        request = TextRequest(self, draft, logprobs=logprobs, stop=stop, echo=echo)
+        if isinstance(prompt, str) and echo and logprobs is not None:
+            prompt = self.bundle.tokenizer.encode(prompt)
+        end_mark_first = not isinstance(prompt, str) and list(prompt[:1]) == [END]
+        draft = start(self.bundle, prompt[1:] if end_mark_first else prompt, settings, seed)
+        draft.uniform = draft.uniform if write else []  # one number for each token it may get
+        request = TextRequest(self, draft, end_mark_first, logprobs=logprobs, stop=stop, echo=echo)
         with self._wake:
             if self._closed or len(self._waiting) + len(self._running) >= self.width + self.queue:
                 self.counts["refused"] += 1
@@ -272,11 +290,15 @@ class Engine:
             if request.draft.done:  # cancelled since the last step
                 self._release(request)
         self._batch.advance()
-        if new := [request for request in new if not request.finished.done()]:
-            self._batch.join([request.draft for request in new])
-            for request in new:
-                self.counts["prompt_tokens"] += len(request.draft.ids)
-                request.send_prompt()
+        new = [request for request in new if not request.finished.done()]
+        if drafts := [request.draft for request in new if request.draft.uniform]:
+            self._batch.join(drafts)
+        for request in new:
+            self.counts["prompt_tokens"] += len(request.draft.ids)
+            request.send_prompt()
+            if not request.draft.uniform:  # nothing is to be written
+                request.draft.done = request.draft.done or "length"
+                self._release(request)
         if not self._batch.drafts:
             return
         written = self._batch.draw()

@@ -1,17 +1,23 @@
-"""The checks before every request (host, key, size and time of the body), and the counters for Prometheus."""
+"""What every request goes through before the routes, and the counters for Prometheus.
+
+In this order: the address and HEAD (`PlainRequests`), the web pages that may call (`BrowserOrigins`), and the checks of
+host, key, size and time of the body (`RequestChecks`).
+"""
 
 import asyncio
 import hmac
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config.schema import LOCAL_HOSTS, ServeConfig
+from config.schema import LOCAL_HOSTS, ORIGIN, ServeConfig
 from server.schemas import ApiError
 
 DRAIN_BYTES = 16_000_000  # read and dropped beyond the limit, so that the client gets to read the error
@@ -73,6 +79,73 @@ def engine_lines(stats: dict[str, int]) -> Iterator[str]:
         yield f"# HELP {full} {help_text}\n# TYPE {full} {kind}\n{full} {stats[name]}"
 
 
+def is_api(path: str) -> bool:
+    """Whether a path belongs to the API, not to the playground."""
+    return path in API_PATHS or path.startswith("/v1/")
+
+
+class PlainRequests:
+    """An ASGI middleware: slashes that are doubled or at the end of an address of the API do not matter, and HEAD is
+    answered wherever GET is, with the same headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        plain = "/" + "/".join(part for part in scope["path"].split("/") if part)
+        if is_api(plain):
+            scope = {**scope, "path": plain}
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b""})
+
+        if scope["method"] == "HEAD":
+            await self.app({**scope, "method": "GET"}, receive, send_head)
+        else:
+            await self.app(scope, receive, send)
+
+
+class BrowserOrigins(CORSMiddleware):
+    """Lets the web pages that `serve.origins` names call the API from a browser. It refuses the preflight requests of
+    others, with the reason. See https://fetch.spec.whatwg.org/#http-cors-protocol.
+
+    Args:
+        app: gets all other requests.
+        origins: the pages, as in `ServeConfig.allowed_origins`.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=("Retry-After",),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        api = scope["type"] == "http" and is_api(scope["path"])
+        await (super().__call__ if api else self.app)(scope, receive, send)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The response to the request by which a browser asks whether it may send another one."""
+        origin = request_headers["origin"]
+        if not self.is_allowed_origin(origin):
+            flag = f"--serve.origins {origin if ORIGIN.fullmatch(origin) else '*'}"
+            reason = f"web pages from {origin!r} may not call this server: start it with {flag!r} to allow them"
+            return ApiError(403, reason, code="origin_not_allowed").response()
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:  # with the text OK; browsers expect no text
+            headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+            return Response(status_code=204, headers=headers)
+        return response
+
+
 class RequestChecks:
     """An ASGI middleware. It refuses requests to other hosts, without the key, or with a body that is too long or too
     slow, and counts the others with them.
@@ -113,7 +186,7 @@ class RequestChecks:
                 return
             await self.app(scope, receive, send_and_note)
         finally:
-            if path in API_PATHS or path.startswith("/v1/"):
+            if is_api(path):
                 self.metrics.count(path, status, time.perf_counter() - started)
 
     def check_host(self, headers: Headers) -> None:
@@ -125,7 +198,11 @@ class RequestChecks:
         except ValueError:
             name = None
         if name not in LOCAL_HOSTS:
-            raise ApiError(403, "this server answers as 127.0.0.1 and localhost only", code="host_not_allowed")
+            reason = (
+                f"this server listens for this machine only and answers as 127.0.0.1 and localhost, not as {name!r}: "
+                "start it with --serve.host 0.0.0.0 to allow every name, and everybody who can reach this machine"
+            )
+            raise ApiError(403, reason, code="host_not_allowed")
 
     def check_key(self, path: str, headers: Headers) -> None:
         """Refuse requests to the API without the key, if there is one."""

@@ -66,7 +66,10 @@ class TextCompletion:
                 "tokens": [token.text for token in tokens],
                 "token_logprobs": [token.logprob for token in tokens],
                 "top_logprobs": [
-                    {token_text(tokenizer, other): score for other, score in token.top} | {token.text: token.logprob}
+                    None
+                    if token.logprob is None
+                    else {token_text(tokenizer, other): score for other, score in token.top}
+                    | {token.text: token.logprob}
                     for token in tokens
                 ],
                 "text_offset": [token.start for token in tokens],

@@ -7,12 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from starlette.responses import JSONResponse, Response
 
+from model.tokenizer import END
+
 MODEL_NAME = "elon-transformer"
-LAST_TOKEN = 50_255  # a prompt can't hold the end mark (50,256): the server puts one before each prompt
+LAST_TOKEN = 50_255  # the end mark (50,256) is only allowed before a prompt, where the server puts one anyway
+MAX_TEXTS = 20  # for one prompt, from the API and from the playground
+MAX_PROMPTS = 16
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-PROMPT_FORMS = "a string, a list of up to 16 strings, a list of token ids (0 to 50255), or a list of such lists"
+FORMS = {  # what the fields with several forms must be
+    "prompt": f"a string, a list of up to {MAX_PROMPTS} strings, a list of token ids (0 to 50255, and 50256 as the "
+    f"first one only), or a list of up to {MAX_PROMPTS} such lists",
+    "stop": "a string, or a list of at most 4 stop strings, each of at most 200 characters",
+}
 
 
 def integer(value: Any) -> Any:
@@ -27,10 +36,49 @@ def must_be_false(value: bool) -> bool:
     return value
 
 
+def end_mark_first(ids: list[int]) -> list[int]:
+    """Refuses an end mark anywhere but at the beginning."""
+    if END in ids[1:]:
+        raise ValueError("the end mark may only be the first id")
+    return ids
+
+
+def text_only(content: Any) -> Any:
+    """Refuses what a message can hold in OpenAI's API and not here: pictures, sound, files."""
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise PydanticCustomError("content", "must be a string or a list of text parts")
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text":
+            name = PARTS.get(str(kind), f"parts of type {kind!r}".encode("ascii", "backslashreplace").decode())
+            raise PydanticCustomError("content", "{name} are not supported, only parts of type 'text'", {"name": name})
+        if not isinstance(part.get("text"), str):
+            raise PydanticCustomError("content", "a part of type 'text' must hold its text, a string")
+    return content
+
+
 WHOLE = BeforeValidator(integer)
 AlwaysFalse = Annotated[bool, AfterValidator(must_be_false), Field(json_schema_extra={"const": False})]
-TokenId = Annotated[int, Field(ge=0, le=LAST_TOKEN), WHOLE]
+TokenId = Annotated[int, Field(ge=0, le=END), WHOLE]
+TokenIds = Annotated[
+    list[TokenId],
+    Field(
+        min_length=1,
+        json_schema_extra={
+            "prefixItems": [{"type": "integer", "minimum": 0, "maximum": END}],
+            "items": {"type": "integer", "minimum": 0, "maximum": LAST_TOKEN},
+        },
+    ),
+    AfterValidator(end_mark_first),
+]
 StopString = Annotated[str, Field(max_length=200)]
+PARTS = {  # OpenAI's types of the parts of a message
+    "image_url": "pictures",
+    "input_audio": "sound recordings",
+    "file": "files",
+}
 UNSUPPORTED = {  # the error message for each
     "frequency_penalty": "not supported, use repetition_penalty",
     "presence_penalty": "not supported, use repetition_penalty",
@@ -60,7 +108,7 @@ class SamplingRequest(Strict):
     """The fields of both kinds of request; top_k, min_p and repetition_penalty are not OpenAI's."""
 
     model: str
-    n: Annotated[int, Field(ge=1, le=16, description="texts for each prompt"), WHOLE] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_TEXTS, description="texts for each prompt"), WHOLE] | None = None
     max_tokens: Annotated[int, Field(ge=1, description="cut to what the context holds"), WHOLE] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, description="below 0.01 is 0: always the likeliest")] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -82,10 +130,11 @@ class CompletionRequest(SamplingRequest):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=16)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[list[TokenId]], Field(min_length=1, max_length=16)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
+    max_tokens: Annotated[int, Field(ge=0, description="0: none, to score a prompt"), WHOLE] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5, description="of the model, at temperature 1"), WHOLE] | None = None
     echo: bool | None = None
     suffix: Annotated[str, Field(max_length=0)] | None = None
@@ -102,8 +151,8 @@ class TextPart(Strict):
 class Message(Strict):
     """One message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[str | list[TextPart] | None, BeforeValidator(text_only)] = None
 
 
 class TextFormat(Strict):
@@ -132,11 +181,14 @@ class Usage(BaseModel):
 
 
 class Logprobs(BaseModel):
-    """Natural logs of the model's probabilities at temperature 1, token by token; `text_offset` counts characters."""
+    """Natural logs of the model's probabilities at temperature 1, token by token; `text_offset` counts characters.
+
+    An end mark that the model wrote is the last token; one that the prompt begins with is the first and has null.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -264,8 +316,9 @@ def validation_error(problems: Sequence[Any]) -> ApiError:
     if not where:
         return ApiError(400, "the body must be a JSON object, sent with Content-Type: application/json")
     name = where[0]
-    if name == "prompt" and first["type"] != "missing":
-        return ApiError(400, f"prompt must be {PROMPT_FORMS}", param="prompt")
+    if name in FORMS and first["type"] != "missing":
+        return ApiError(400, f"{name} must be {FORMS[name]}", param=name)
     if name in UNSUPPORTED:
         return ApiError(400, f"{name}: {UNSUPPORTED[name]}", param=name)
-    return ApiError(400, f"{name}: {first['msg']}", param=name)
+    place = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in where[1:]) if name == "messages" else ""
+    return ApiError(400, f"{name}{place}: {first['msg']}", param=name)

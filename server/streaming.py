@@ -1,6 +1,5 @@
 """Tokens with their text and log-probabilities, and the buffer that decides when text may be sent."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Bundle
-from model.tokenizer import END, Tokenizer
+from model.tokenizer import END, END_TEXT, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -17,15 +16,17 @@ class Token:
 
     Attributes:
         id: GPT-2 id.
-        text: its characters; "bytes:\\xf0\\x9f" if it holds only part of a character, as OpenAI writes it.
-        logprob: natural log of the model's probability at temperature 1, over all GPT-2 tokens; NaN if not asked for.
+        text: its characters; "bytes:\\xf0\\x9f" if it holds only part of a character, as OpenAI writes it, and
+            "<|endoftext|>" for the end mark.
+        logprob: natural log of the model's probability at temperature 1, over all GPT-2 tokens; None if not asked for,
+            and for an end mark that the prompt begins with.
         top: the likeliest (id, logprob), as many as were asked for.
         start: position of its first character in the text that the client gets.
     """
 
     id: int
     text: str
-    logprob: float
+    logprob: float | None
     top: list[tuple[int, float]]
     start: int
 
@@ -57,6 +58,12 @@ class StopBuffer:
         self.tokens: list[tuple[Token, int]] = []  # not sent yet; each with the position of its end
         self.sent = start  # characters
         self.stopped = False
+
+    def end_mark(self, scores: Tensor | None, *, top: int = 0) -> TextDelta | None:
+        """Everything that was held back, and the end mark as the last token; `scores` and `top` as in `make_token`."""
+        end = self.sent + len(self.pending)
+        self.tokens.append((make_token(self.tokenizer, END, scores, top=top, start=end), end))
+        return self.flush()
 
     def push(self, index: int, scores: Tensor | None = None, *, top: int = 0) -> TextDelta | None:
         """What may be sent after this GPT-2 id; for `scores` and `top` see `make_token`."""
@@ -96,6 +103,8 @@ class StopBuffer:
 
 def token_text(tokenizer: Tokenizer, index: int) -> str:
     """The text of a GPT-2 id, as in `Token.text`."""
+    if index == END:
+        return END_TEXT
     raw = tokenizer.token_bytes[index]
     try:
         return raw.decode("utf-8")
@@ -107,7 +116,7 @@ def make_token(tokenizer: Tokenizer, index: int, scores: Tensor | None, *, top: 
     """A Token. `scores` (50257,) are the log-probabilities at its place; None if they were not asked for."""
     text = token_text(tokenizer, index)
     if scores is None:
-        return Token(index, text, math.nan, [], start)
+        return Token(index, text, None, [], start)
     best = scores.topk(top)
     pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
     return Token(index, text, float(scores[index]), pairs, start)

@@ -111,7 +111,7 @@ def test_limits(small_limits: None, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         *quick,
         "copy, GB/s",
         "MLP, 16 wide, GFLOP/s",
-        "head, 100 rows, 16 wide, GFLOP/s",
+        "head, 100 ids, 16 wide, GFLOP/s",
     ]
     assert all(value > 0 for by in json.loads(lines[-1])["limits"].values() for value in by.values())
 
@@ -160,7 +160,7 @@ def test_generate_speed(
     found = json.loads(lines[-1])["shapes"][SHAPE]
     assert found["log_probability_difference"] < 1e-4
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:6]]
-    names = [f"ours, {found['rows']:,} rows", generate_speed.FULL, generate_speed.ROWS, "nanoGPT"]
+    names = [f"ours, {found['rows']:,} ids", generate_speed.FULL, generate_speed.ROWS, "nanoGPT"]
     assert [row[0] for row in rows] == [f"{SHAPE}, 2 at once: {name}" for name in names]
     assert rows[0][2] == "" and all(float(row[2]) > 0 for row in rows[1:])
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config.cli import COMMANDS, CONFIG_FILE, parse, run_command, settings
-from config.schema import SECTIONS, UserError
+from config.schema import SECTIONS, DataConfig, UserError
 from model.checkpoint import defaults
 
 ROOT = Path(__file__).parents[1]
@@ -48,16 +50,25 @@ def test_several_paths_can_be_given() -> None:
     ("flags", "message"),
     [
         (["--train.epocs", "3"], "unknown setting train.epocs: did you mean train.epochs?"),
-        (["--train.epochs", "many"], "train.epochs: Expected a <class 'int'>. Got value: many"),
-        (["--train.epochs", "1.5"], "train.epochs: Expected a <class 'int'>. Got value: 1.5"),
+        (["--train.epochs", "many"], "train.epochs is 'many': give a whole number"),
+        (["--train.epochs", "1.5"], "train.epochs is '1.5': give a whole number"),
         (["--train.epochs", "0"], "train.epochs is 0: give 1 or more"),
         (["--model.n_embd", "130"], "model.n_embd is 130: give a multiple of model.n_head (4)"),
-        (["--model.activation", "tanh"], "model.activation"),
+        (["--model.activation", "tanh"], "model.activation is 'tanh': give gelu or relu"),
+        (["--train.resume", "maybe"], "train.resume is 'maybe': give true or false"),
+        (["--train.resume"], "--train.resume needs a value: give true or false"),
+        (["--data.path", "--train.epochs", "3"], "--data.path needs a value"),
+        (["--data.path", ""], "data.path is empty: give a text"),
+        (["--serve.api_key="], "serve.api_key is empty"),
+        (["--serve.api_key", "  "], "serve.api_key is '  ': give a secret"),
+        (["--distill.weights", "[7, x]"], "distill.weights is 'x': give a list such as [1, 2] or null"),
+        (["-n", "3"], "unknown setting n"),
+        (["--json"], "unknown setting json"),
         (["--model.dropout", "1"], "model.dropout is 1.0"),
         (["--data.val_fraction", "2"], "data.val_fraction is 2.0"),
         (["--generate.top_p", "0"], "generate.top_p is 0.0"),
         (["--generate.temperature", "-1"], "generate.temperature is -1.0"),
-        (["--train.learning_rate", "nan"], "train.learning_rate: Expected a <class 'float'>. Got value: nan"),
+        (["--train.learning_rate", "nan"], "train.learning_rate is 'nan': give a number"),
         (["--machine.threads", "-2"], "machine.threads is -2"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["surprise"], "unrecognized arguments: surprise"),
@@ -75,9 +86,17 @@ def test_wrong_settings_get_one_clear_line(flags: list[str], message: str, capsy
     [
         ("train: {epocs: 3}", "unknown setting train.epocs: did you mean train.epochs?"),
         ("trian: {epochs: 3}", "unknown setting trian.epochs: did you mean train.epochs?"),
-        ("train: [", "Problems parsing config"),
-        ("train: {epochs: {a: 1}}", "train.epochs"),
+        ("train: [", "is not YAML that can be read"),
+        ("train: {epochs: {a: 1}}", "train.epochs is 'several settings': give a whole number"),
+        ("train: {epochs: [1, 2]}", "train.epochs is '[2 items]': give a whole number"),
+        ("train: {epochs: null}", "train.epochs is 'null'"),
+        ("train: 3", "mine.yaml, line 1: put settings below a section"),
+        ("train:\n  epochs: 3\n  epochs: 4\n", "mine.yaml, line 3: train.epochs is there twice"),
+        ("serve:\n  api_key: #secret\n", "serve.api_key is empty: give a text or null; a text that begins with #"),
+        ('serve: {api_key: ""}', "serve.api_key is empty"),
+        ("data:\n  path:\n", "data.path is empty"),
         ("# nothing", "holds no settings"),
+        ("[1, 2]", "holds no settings"),
     ],
 )
 def test_wrong_config_files(tmp_path: Path, text: str, message: str) -> None:
@@ -86,6 +105,55 @@ def test_wrong_config_files(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         parse("train", ["--config", str(path)])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["#1.csv", "~", "null", "no", "- x.csv", "a: b", "1e3", "007", "[draft].csv", "é 💡"])
+def test_a_text_is_what_was_typed(text: str, tmp_path: Path) -> None:
+    for flags in (["--data.path", text], [f"--data.path={text}"]):
+        assert parse("preprocess", flags)[0].data.path == text
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("serve:\n  api_key: '" + text + "'\n", encoding="utf-8")
+    assert parse("serve", ["--config", str(mine)])[0].serve.api_key == text
+
+
+def test_lists_are_parsed_and_null_unsets_what_holds_no_text() -> None:
+    def data(*flags: str) -> DataConfig:
+        return parse("preprocess", flags)[0].data
+
+    assert data("--data.languages", "[no, 'on', \"a, b\", en]").languages == ["no", "on", "a, b", "en"]
+    assert data("--data.languages", "no").languages == ["no"] and data("--data.languages", "no,en").languages == [
+        "no",
+        "en",
+    ]
+    assert data("--data.languages", "null").languages is None and data("--data.languages", "[]").languages == []
+    assert data("--data.path", "[#1.csv, 'it''s.csv', null]").path == ["#1.csv", "it's.csv", "null"]
+    assert data("--data.mask_private", "null").mask_private is None
+    assert data("--data.mask_private", "yes").mask_private is True
+    assert parse("distill", ["--distill.weights", "[7, 3.5]"])[0].distill.weights == [7.0, 3.5]
+    assert parse("distill", ["--distill.weights", "null"])[0].distill.weights is None
+
+
+def test_a_config_file_keeps_the_text_of_texts(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    lines = ["languages: [no, yes, 1]", "since: 2023-01-31", "column: 'null'", "encoding: ~", "path: 007"]
+    mine.write_bytes(b"\xef\xbb\xbf" + "\n".join(["data:", *(f"  {line}" for line in lines), "train:"]).encode())
+    data = parse("preprocess", ["--config", str(mine)])[0].data
+    assert (data.languages, data.since, data.column, data.encoding) == (["no", "yes", "1"], "2023-01-31", "null", None)
+    assert data.path == "007"
+
+
+def test_a_config_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    for codec in ("utf-16", "utf-16-le", "cp1252"):
+        mine = tmp_path / f"{codec}.yaml"
+        mine.write_bytes("data:\n  column: Größe\n".encode(codec))
+        with pytest.raises(UserError, match=rf"{codec}\.yaml is not"):
+            parse("preprocess", ["--config", str(mine)])
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+def test_any_text_comes_through_unchanged(text: str) -> None:
+    config, arguments = parse("generate", ["--paths.checkpoint", text, "--", text])
+    assert config.paths.checkpoint == arguments.prompt == text
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -124,7 +192,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys, runpy; sys.argv = ['main.py', 'train', '--help']\n"
         "try: runpy.run_path('main.py', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'matplotlib', 'transformers', 'tokenizers', 'jsonargparse'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'transformers', 'tokenizers', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The tour for learners: its code is our code, its commands work, its pictures show what they say."""
+"""The tour for learners: its code is in the files, its commands work, its pictures show what they claim."""
 
 import ast
 import json
@@ -93,7 +93,7 @@ def test_positions_are_compared_by_cosine(trained: tuple[Config, Bundle]) -> Non
 
 
 @torch.no_grad()
-def test_endings_are_the_chance_to_draw_the_mark(trained: tuple[Config, Bundle]) -> None:
+def test_endings_are_the_probability_of_the_mark(trained: tuple[Config, Bundle]) -> None:
     bundle = trained[1]
     ids = read(bundle, figures.WHOLE)
     shown = heights(figures.ending(bundle))
@@ -141,8 +141,8 @@ def test_the_committed_measurements_are_those_of_the_code() -> None:
 
 
 @torch.no_grad()
-def test_a_block_without_skips_forgets_what_it_cannot_hear(settings: Callable[..., Config]) -> None:
-    where = {"cache": None, "positions": None, "visible": None}
+def test_a_block_without_skips_does_not_pass_its_input_on(settings: Callable[..., Config]) -> None:
+    where = {"cache": None, "positions": None, "mask": None}
     block = Block(settings().model, 0).eval()
     x = torch.randn(1, 5, 16)
     for projection in (block.attn.c_proj, block.mlp.c_proj):

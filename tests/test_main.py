@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config.cli import COMMANDS, run_command
+from config.console import ESCAPE, prepare_streams
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.epochs", "2"]
@@ -91,7 +95,6 @@ def test_same_seed_same_tweets(root: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_generate_asks_when_there_is_no_prompt(root: Path) -> None:
-    import os
     import pty
 
     master, slave = pty.openpty()
@@ -156,7 +159,7 @@ def make_venv(copy: Path, command: list[str]) -> None:
 def test_without_packages_one_line_says_what_to_type(copy: Path) -> None:
     code, out, err = bare(copy, "plot")
     assert (code, out) == (1, "") and err.startswith("error: ") and err.count("\n") == 1
-    assert "has no jsonargparse and no torch: type `make run`, or `python3 -m venv .venv && " in err
+    assert "has no yaml and no torch: type `make run`, or `python3 -m venv .venv && " in err
     code, out, err = bare(copy, "--help")
     assert code == 0 and not err and all(name in out for name in COMMANDS)
     assert bare(copy, "plot", "--help")[0] == 0
@@ -174,7 +177,7 @@ def test_the_python_of_venv_takes_over(copy: Path) -> None:
 def test_a_venv_without_packages_is_tried_once(copy: Path) -> None:
     make_venv(copy, BARE)
     code, _, err = bare(copy, "plot")
-    assert code == 1 and err.count("\n") == 1 and "has no jsonargparse and no torch: type" in err
+    assert code == 1 and err.count("\n") == 1 and "has no yaml and no torch: type" in err
 
 
 def test_an_old_python_can_read_the_file_that_turns_it_away() -> None:
@@ -187,3 +190,71 @@ def test_the_version_is_the_newest_of_the_changelog(copy: Path) -> None:
     assert newest and bare(copy, "--version") == (0, f"elon-transformer {newest[1]}\n", "")
     (copy / "pyproject.toml").unlink()  # as in an exported Space
     assert bare(copy, "--version")[1].startswith("elon-transformer (a copy of unknown version")
+
+
+# Terminals that are not UTF-8, and streams that are closed ---------------------------------------------------------
+
+
+def run_in(shell: str, root: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """A shell command in the checkout, in which $PY is `python main.py` and $ROOT the folder of the run."""
+    env = {**os.environ, "PY": f"{sys.executable} {ROOT / 'main.py'}", "ROOT": str(root), **environment}
+    return subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, env=env, check=False, timeout=120)
+
+
+def in_encoding(name: str) -> dict[str, str]:
+    """An environment in which the standard streams have this encoding; "C" is a system without any."""
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    return plain if name == "C" else {"PYTHONIOENCODING": name}
+
+
+@pytest.mark.parametrize("name", ["cp1252", "C"])
+def test_what_a_terminal_cannot_show_is_escaped(root: Path, name: str) -> None:
+    prompt = "Mars 🤣 é"
+    flags = "--generate.num_samples 1 --paths.root $ROOT --generate.max_new_tokens 3"
+    shown = run_in(f"$PY generate '{prompt}' {flags}", root, **in_encoding(name))
+    assert shown.returncode == 0, shown.stderr
+    codec = "ascii" if name == "C" else name
+    text = shown.stdout.decode(codec)
+    assert text.startswith("Mars \\ud83e\\udd23 ")
+    told = run_in(f"$PY generate '{prompt}' --json {flags}", root, **in_encoding(name))
+    assert told.returncode == 0 and told.stdout.isascii()
+    assert json.loads(told.stdout)["samples"][0]["text"].startswith(prompt)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_what_is_escaped_is_json(text: str) -> None:
+    prepare_streams()  # registers the handler
+    assert json.loads(json.dumps([text], ensure_ascii=False).encode("ascii", ESCAPE)) == [text]
+
+
+@pytest.mark.parametrize("name", ["C", "cp1252", "gbk"])
+@pytest.mark.parametrize("command", ["preprocess --data.path data/sample_tweets.csv", "preprocess --help"])
+def test_commands_work_in_any_encoding(tmp_path: Path, command: str, name: str) -> None:
+    done = run_in(f"$PY {command} --paths.root {tmp_path}", tmp_path, **in_encoding(name))
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+
+
+def test_a_config_file_is_utf_8_in_any_locale(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("data: {column: Größe 大小}\n", encoding="utf-8")
+    code = f"import config.cli as c; print(ascii(c.parse('preprocess', ['--config', {str(mine)!r}])[0].data.column))"
+    done = run_in(f'{sys.executable} -c "{code}"', tmp_path, **in_encoding("C"))
+    assert done.stdout.decode().strip() == ascii("Größe 大小"), done.stderr
+
+
+def test_closed_streams(root: Path, tmp_path: Path) -> None:
+    flags = "--generate.max_new_tokens 5 --paths.root $ROOT"
+    written = run_in(f"$PY generate {flags} <&-", root)
+    assert written.returncode == 0 and written.stdout.count(b"; seed ") == 5, written.stderr
+    for closed in (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        done = run_in(f"$PY plot --paths.root $ROOT {closed}", root)
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, (closed, done.stderr)
+    reading = run_in(f"$PY preprocess --data.path - --paths.root {tmp_path} <&-", root)
+    assert reading.returncode == 1
+    assert reading.stderr.startswith(b"error: standard input is closed") and reading.stderr.count(b"\n") == 1
+
+
+def test_what_is_printed_never_goes_into_a_file_of_ours(root: Path, tmp_path: Path) -> None:
+    before = (root / "data" / "processed.txt").read_bytes()
+    done = run_in(f"$PY preprocess --data.path data/sample_tweets.csv --paths.root {tmp_path} <&- >&- 2>&-", root)
+    assert done.returncode == 0 and (tmp_path / "data" / "processed.txt").read_bytes() == before

@@ -1,6 +1,7 @@
 """doctor: says what is there and what is not, breaks at neither, changes nothing, and guesses the time fairly."""
 
 import csv
+import gzip
 import json
 import re
 import time
@@ -15,8 +16,8 @@ from config.cli import run_command
 from config.schema import Config
 from pipeline import doctor
 from trainer.train import train
+from utils.kaggle import SAMPLE
 from utils.preprocess import Corpus, Tweet
-from utils.sources import SAMPLE
 
 SettingsOf = Callable[..., Config]
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--machine.device", "cpu"]
@@ -102,6 +103,48 @@ def test_a_missing_package_is_named_with_its_use(
 
 def test_standard_input_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(tmp_path, "--data.path", "-", capsys=capsys)["data"]["path"] == "standard input"
+
+
+TEXTS = [f"Post number {n} of a lamp that is as quiet as ever" for n in range(60)]
+FILES: dict[str, tuple[bytes, dict[str, Any]]] = {
+    "table.txt": (
+        "\n".join(["Id;Tweet Text;Likes", *(f"{n};{text};1.2K" for n, text in enumerate(TEXTS))]).encode("utf-16"),
+        {"kind": "csv", "encoding": "utf-16", "column": "Tweet Text", "rows": 60, "columns": {"likes": "Likes"}},
+    ),
+    "lines.json": (
+        "\n".join(json.dumps({"body": text, "createdAt": "2021-05-01"}) for text in TEXTS).encode(),
+        {"kind": "jsonl", "encoding": "utf-8", "column": "body", "rows": 60, "columns": {"date": "createdAt"}},
+    ),
+    "packed.csv.gz": (
+        gzip.compress("\n".join(["text", *TEXTS]).encode()),
+        {"kind": "csv", "encoding": "utf-8", "column": "text", "rows": 60, "columns": {}},
+    ),
+    "plain": (
+        "\n".join(TEXTS).encode("utf-8-sig"),
+        {"kind": "txt", "encoding": "utf-8-sig", "column": None, "rows": 60, "columns": {}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_says_how_a_file_would_be_read(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content, expected = FILES[name]
+    (tmp_path / name).write_bytes(content)
+    found = ask(tmp_path, "--data.path", str(tmp_path / name), capsys=capsys)["data"]
+    assert found["files"][0].items() >= {**expected, "first": TEXTS[0], "problem": None}.items()
+    assert (found["kind"], found["rows"], found["problem"]) == (expected["kind"], 60, None)
+    assert run_command("doctor", ["--paths.root", str(tmp_path), *TINY, "--data.path", str(tmp_path / name)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{expected['kind']}, {expected['encoding']}" in shown and f"first: {TEXTS[0]}" in shown
+
+
+def test_each_file_is_told_for_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1\x15")
+    flags = ["--data.path", f"[{tmp_path / 'a.txt'}, {tmp_path / 'b.parquet'}]"]
+    found = ask(tmp_path, *flags, capsys=capsys)["data"]
+    assert [file["rows"] for file in found["files"]] == [60, None] and found["rows"] is None
+    assert "is a Parquet file" in found["problem"] and found["files"][0]["problem"] is None
 
 
 def test_of_many_posts_a_few_are_read(

@@ -19,7 +19,7 @@ from openai import OpenAI
 from config.schema import Config
 from generate.generate import generate
 from model.checkpoint import Bundle
-from model.tokenizer import END
+from model.tokenizer import END, END_TEXT
 from server.api import create_api
 from server.engine import Engine
 from server.schemas import MODEL_NAME
@@ -112,16 +112,17 @@ def test_log_probabilities_are_the_models(trained: Trained, client: OpenAI) -> N
     asked = {"seed": 3, "logprobs": 3, "max_tokens": 10, "temperature": 0.5, "echo": True}
     choice = ask(client, "The van", **asked).choices[0]
     scores = choice.logprobs
+    assert choice.finish_reason == "stop" and scores.tokens.pop() == END_TEXT
     assert "".join(scores.tokens) == choice.text  # so there is no half character in it
-    ids = [next(iter(bundle.tokenizer.encode(token))) for token in scores.tokens]
+    ids = [next(iter(bundle.tokenizer.encode(token))) for token in scores.tokens] + [END]
+    scores.tokens.append(END_TEXT)
     rows = bundle.vocabulary.id_of[torch.tensor([END, *ids])]
     expected = bundle.vocabulary.log_probs(bundle.model(rows[None])[0])
     for place, index in enumerate(ids):
         assert scores.token_logprobs[place] == pytest.approx(float(expected[place, index]), abs=1e-4)
         top = scores.top_logprobs[place]
-        best = {
-            bundle.tokenizer.decode([i]): float(expected[place, i]) for i in expected[place].topk(3).indices.tolist()
-        }
+        likeliest = expected[place].topk(3).indices.tolist()
+        best = {bundle.tokenizer.decode([i]) or END_TEXT: float(expected[place, i]) for i in likeliest}
         best[scores.tokens[place]] = float(expected[place, index])
         assert top == pytest.approx(best, abs=1e-4)
     offsets = [len("".join(scores.tokens[:place])) for place in range(len(ids))]
@@ -188,12 +189,13 @@ def test_models(client: OpenAI) -> None:
         ({"top_p": 1.5}, "top_p: "),
         ({"n": 0}, "n: Input should be greater than or equal to 1"),
         ({"n": True}, "n: Input should be a valid integer"),
-        ({"n": 1000}, "n: Input should be less than or equal to 16"),
-        ({"max_tokens": 0}, "max_tokens: "),
+        ({"n": 1000}, "n: Input should be less than or equal to 20"),
+        ({"max_tokens": -1}, "max_tokens: "),
         ({"max_tokens": 1.5}, "max_tokens: "),
         ({"seed": 2**64}, "seed: "),
         ({"logprobs": 6}, "logprobs: 0 to 5"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop: "),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop must be a string, or a list of at most 4"),
+        ({"stop": ["a", "b" * 201]}, "each of at most 200 characters"),
         ({"best_of": 2}, "best_of: not supported, ask for n texts"),
         ({"frequency_penalty": 0.5}, "frequency_penalty: not supported, use repetition_penalty"),
         ({"suffix": "end"}, "suffix: not supported"),
@@ -202,7 +204,8 @@ def test_models(client: OpenAI) -> None:
         ({"extra_body": {"top_k": -2}}, "top_k: "),
         ({"prompt": " Mars" * 200}, "the prompt has 200 tokens, the context only 128"),
         ({"prompt": []}, "prompt must be a string"),
-        ({"prompt": [50256]}, "prompt must be a string"),
+        ({"prompt": [464, 50256]}, "50256 as the first one only"),
+        ({"prompt": [50257]}, "prompt must be a string"),
         ({"prompt": ["a", 1]}, "prompt must be a string"),
     ],
 )

@@ -5,9 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from config.cli import parse
 from model.soft_targets import SoftTargets, compress
+from model.transformer import GPT
+from tests.conftest import TINY
 from trainer import fused_loss
-from trainer.fused_loss import MULTIPLE, FusedLoss, pad_rows
+from trainer.fused_loss import MULTIPLE, FusedLoss, pad_rows, padded_head
 from trainer.losses import Loss, cross_entropy, distillation, soft_cross_entropy
 
 N, C, V = 301, 16, 97  # three blocks on a CPU, the last of them smaller
@@ -110,3 +113,19 @@ def test_rows_are_filled_with_zeros_in_bfloat16_alone(count: int) -> None:
     assert len(half) % MULTIPLE == 0 and len(half) - count < MULTIPLE
     assert torch.equal(half[:count], rows.bfloat16()) and not half[count:].any()
     assert pad_rows(rows, torch.float32).shape == rows.shape
+
+
+@pytest.mark.parametrize("flags", [[], ["--model.output_bias", "false"]])
+def test_a_padded_head_gives_the_logits_of_the_plain_one(flags: list[str]) -> None:
+    torch.manual_seed(0)
+    model = GPT(parse("train", [*TINY, *flags])[0].model, V)
+    assert V % MULTIPLE != 0
+    ours, plain = (torch.randn(N, 16, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    goal = torch.randn(N, V)
+    gradients = []
+    for hidden, logits in ((ours, padded_head(model, ours)), (plain, model.head(plain))):
+        (logits * goal).sum().backward()
+        gradients.append([hidden.grad, model.wte.weight.grad.clone()])  # type: ignore[union-attr]
+        model.zero_grad()
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(padded_head(model, ours), model.head(plain), atol=1e-6, rtol=1e-5)

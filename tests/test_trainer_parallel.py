@@ -201,12 +201,12 @@ def test_a_signal_to_one_ends_both_and_resuming_is_bit_equal(
 
     parts += ["--train.resume", "true"]
     codes, lines = team(parts)
-    assert codes == [0, 0] and not any("dropout's course" in line for line in lines)
+    assert codes == [0, 0] and not any("dropout draws" in line for line in lines)
     assert close(saved(whole, "model"), saved(parts, "model"), 0.0)
     assert losses(whole) == losses(parts) and files(whole) == files(parts)
 
     alone(fewer)
-    assert "began with 2 process(es) and goes on with 1: dropout's course differs" in capsys.readouterr().err
+    assert "began with 2 process(es) and continues with 1: dropout draws other numbers" in capsys.readouterr().err
     assert load_checkpoint(of(fewer).paths.last_model)["state"]["epoch"] == 2
 
 
@@ -216,7 +216,7 @@ def test_a_signal_to_one_ends_both_and_resuming_is_bit_equal(
         (gets_a_bad_loss, 0, "error: the loss or its gradient is not finite at step 8 "),
         (is_killed, 9, "error: another process of this run ended or can't be reached: "),
         (finds_nothing, 0, "error: process 1 of 2: processed.txt is missing"),
-        (has_other_settings, 0, "error: process 1 has not the same settings as process 0"),
+        (has_other_settings, 0, "error: process 1 does not have the same settings as process 0"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -252,7 +252,7 @@ def test_nobody_finds_the_others(flags_in: Flags, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("RANK", raising=False)
     assert run_command("train", flags_in("run")) == 1
     told = capsys.readouterr().err
-    assert told.startswith("error: the 2 processes don't find each other") and "torchrun" in told
+    assert told.startswith("error: the 2 processes can't connect to each other") and "torchrun" in told
 
 
 # ---- parts of a batch, and bfloat16 ----------------------------------------------------------------------------------

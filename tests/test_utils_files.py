@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,21 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_text(encoding="utf-8") == "one"
     assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_windows_renames_again_while_a_file_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, refusals = os.replace, [PermissionError, PermissionError]
+
+    def busy(source: Path, target: Path) -> None:
+        if refusals:
+            raise refusals.pop()
+        rename(source, target)
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "replace", busy)
+    with atomic_write(tmp_path / "file.txt") as temporary:
+        temporary.write_text("one", encoding="utf-8")
+    assert (tmp_path / "file.txt").read_text(encoding="utf-8") == "one" and not refusals
 
 
 def test_a_log_comes_back_and_can_be_gone_on_with(tmp_path: Path) -> None:

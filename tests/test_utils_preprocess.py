@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from config.cli import parse
 from config.schema import Config, UserError
 from utils.clean import END_MARK, Cleaned, Cleaner
-from utils.filters import parse_date
+from utils.dates import parse_date
+from utils.kaggle import SAMPLE
 from utils.preprocess import load_processed, preprocess
-from utils.sources import SAMPLE
-from utils.split import choose_validation, clusters, normal_form, words
+from utils.scripts import units
+from utils.split import choose_validation, clusters, normal_form
 
 CONFIG, _ = parse("preprocess", [])
 TCO = "https://t.co/Ab12Cd34Ef"
@@ -199,7 +200,7 @@ def test_cleaning_is_idempotent(text: str, fold: bool) -> None:
 
 def brute_force_clusters(texts: list[str], length: int) -> list[int]:
     """Connected components by comparing all pairs of sets of word runs."""
-    found = [words(text) for text in texts]
+    found = [units(text) for text in texts]
     runs = [{tuple(w[i : i + length]) for i in range(max(1, len(w) - length + 1))} for w in found]
     group = list(range(len(texts)))
     for a, b in combinations(range(len(texts)), 2):
@@ -261,7 +262,7 @@ def assert_no_leak(root: Path, length: int) -> None:
     corpus = load_processed(dataclasses.replace(CONFIG.paths, root=str(root)))
 
     def runs(text: str) -> set[tuple[str, ...]]:
-        w = words(text) or [text]
+        w = units(text) or [text]
         return {tuple(w[i : i + length]) for i in range(max(1, len(w) - length + 1))}
 
     train = set().union(*(runs(tweet.text) for tweet in corpus.train))

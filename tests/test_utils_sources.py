@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from config.cli import parse
 from config.schema import Config, UserError
-from utils import sources
+from utils import kaggle, sources
+from utils.kaggle import KAGGLE, default_path, download
 from utils.source import Post, Source
-from utils.sources import KAGGLE, default_path, download
 
 CONFIG, _ = parse("preprocess", [])
 TEXTS = [f"Tweet number {i}: it’s “fine” – café, naïve; 5 € | done" for i in range(40)]
@@ -148,8 +148,8 @@ def test_what_the_filters_need(tmp_path: Path) -> None:
         ["RT this", "2024-01-02", "True", "3.0", "de", "1"],
     ]
     assert list(read_posts(save(tmp_path / "t.csv", csv_text(rows))).posts) == [
-        Post("hello there", "2024-01-01", False, False, 12, "en"),
-        Post("RT this", "2024-01-02", True, True, 3, "de"),
+        Post("hello there", 1704067200.0, False, False, 12, "en"),
+        Post("RT this", 1704153600.0, True, True, 3, "de"),
     ]
     reply = next(read_posts(save(tmp_path / "u.csv", "id,text\n1,@you indeed\n")).posts)
     assert reply.reply and reply.likes is None
@@ -247,7 +247,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "kaggle"))
-    monkeypatch.setattr(sources, "reachable", lambda: False)
+    monkeypatch.setattr(kaggle, "reachable", lambda: False)
     return dataclasses.replace(CONFIG, paths=dataclasses.replace(CONFIG.paths, root=str(tmp_path / "root")))
 
 
@@ -283,7 +283,7 @@ def test_then_kaggle_from_the_cache(nowhere: Config, tmp_path: Path, capsys: pyt
 def test_then_the_sample(
     nowhere: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sources, "SAMPLE", save(tmp_path / "sample_tweets.csv", "text\nhi\n"))
+    monkeypatch.setattr(kaggle, "SAMPLE", save(tmp_path / "sample_tweets.csv", "text\nhi\n"))
     assert default_path(nowhere) == tmp_path / "sample_tweets.csv"
     told = capsys.readouterr().err
     assert f"https://www.kaggle.com/datasets/{KAGGLE}" in told and "invented" in told
@@ -309,18 +309,18 @@ def test_a_download_that_fails_is_one_line(nowhere: Config, monkeypatch: pytest.
     def fail(handle: str) -> str:
         raise RuntimeError(f"no {handle}\ntoday")
 
-    monkeypatch.setattr(sources, "reachable", lambda: True)
+    monkeypatch.setattr(kaggle, "reachable", lambda: True)
     monkeypatch.setattr(kagglehub, "dataset_download", fail)
     with pytest.raises(UserError, match=rf"did not download \(RuntimeError: no {KAGGLE} today\)"):
         download(nowhere, Namespace())
 
 
 def test_no_network_is_noticed_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(kaggle, "PROBE_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
-        monkeypatch.setattr(sources, "KAGGLE_HOST", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(kaggle, "KAGGLE_HOST", f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.perf_counter()
-        assert not sources.reachable()
+        assert not kaggle.reachable()
         assert time.perf_counter() - start < 3
 
 

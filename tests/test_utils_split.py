@@ -3,10 +3,11 @@
 import random
 import tracemalloc
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.cli import parse
@@ -74,3 +75,38 @@ def test_one_giant_among_many(tmp_path: Path) -> None:
     assert len(found) == 101 and f"{giant}." in found
     assert corpus.info["split"]["largest_cluster"] == 2, "the giant and who quotes it"
     assert peak < 25 * path.stat().st_size
+
+
+PARTS = {
+    "ab": 1.0,
+    "c": 1.0,
+    "天": 1 / 2,
+    "地": 1 / 2,
+    "あ": 1 / 3,
+    "い": 1 / 3,
+}  # words, and characters with their shares
+
+
+def runs_of(parts: list[str], length: int) -> set[tuple[str, ...]]:
+    """From each part, the fewest parts that together make `length` words; of a short text, all of it."""
+    found = set()
+    for start in range(len(parts)):
+        for end in range(start + 1, len(parts) + 1):
+            if sum(PARTS[part] for part in parts[start:end]) >= length - 1e-9:
+                found.add(tuple(parts[start:end]))
+                break
+    return found or {tuple(parts)}
+
+
+@settings(max_examples=200)
+@given(st.lists(st.lists(st.sampled_from(sorted(PARTS)), min_size=1, max_size=12), min_size=1, max_size=12))
+def test_clusters_of_mixed_scripts_equal_brute_force(texts: list[list[str]]) -> None:
+    runs = [runs_of(parts, 3) for parts in texts]
+    group = list(range(len(texts)))
+    for a, b in combinations(range(len(texts)), 2):
+        if runs[a] & runs[b] and group[a] != group[b]:
+            old, new = max(group[a], group[b]), min(group[a], group[b])
+            group = [new if g == old else g for g in group]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(split, "CHUNK", 5)
+        assert clusters([" ".join(parts) for parts in texts], length=3) == group

@@ -20,7 +20,7 @@ from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset, framed
 from trainer.calibrate import Calibration, make_calibration
-from trainer.fused_loss import block_size, use_fused_loss
+from trainer.fused_loss import BLOCK, use_fused_loss
 from trainer.losses import Loss, cross_entropy, soft_cross_entropy
 from trainer.parallel import SINGLE_PROCESS, NoLog, Ranks
 from trainer.subword_embedding import SubwordGroups, find_subword_groups, merged_state_dict
@@ -312,6 +312,6 @@ def bytes_of_step(
     tokens, places = largest_batch(config, lengths, processes)
     logits = 4 * tokens * vocab_size
     if use_fused_loss(precision(config.machine, device), device, tokens * vocab_size):
-        logits = (tokens + 3 * min(tokens, block_size(device))) * vocab_size
+        logits = (tokens + 3 * min(tokens, BLOCK)) * vocab_size
     copies = 5 if processes == 1 else 6
     return 4 * (copies * parameters + logits + 32 * places * config.model.n_embd * config.model.n_layer)

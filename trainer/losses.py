@@ -14,22 +14,31 @@ from torch.nn import functional as F
 from model.soft_targets import SoftTargets
 from model.transformer import GPT
 from trainer.batches import Batch
-from trainer.fused_loss import fused_loss
+from trainer.fused_loss import fused_loss, padded_head, use_fused_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 BatchLoss = Callable[[GPT, Tensor, Batch], tuple[Tensor, Tensor]]
 
 
-def with_head(loss: Loss, *, fused: bool) -> BatchLoss:
-    """`loss` as a function of a batch's hidden states (N, C). `fused`: head and loss as in trainer/fused_loss.py."""
+def with_head(loss: Loss, dtype: torch.dtype, device: torch.device, *, logits: int) -> BatchLoss:
+    """`loss` as a function of a batch's hidden states (N, C): of the logits that the model's head gives for them.
+
+    It uses a function of trainer/fused_loss.py if that is faster for products in `dtype` on `device` and a batch with
+    this many logits.
+    """
 
     def plain(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return loss(model.head(hidden).float(), batch.targets, batch.index)
 
-    def head_and_loss(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def fused(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return fused_loss(model, hidden, batch.targets, batch.index, loss)
 
-    return head_and_loss if fused else plain
+    def padded(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return loss(padded_head(model, hidden).float(), batch.targets, batch.index)
+
+    if use_fused_loss(dtype, device, logits):
+        return fused
+    return padded if device.type == "cuda" else plain
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,6 @@ from model.checkpoint import Bundle
 from model.device import keep_memory, mixed_precision, precision
 from model.fast import Dropout, for_training, shape_multiple
 from trainer.batches import Epoch
-from trainer.fused_loss import use_fused_loss
 from trainer.job import Job, describe, examples_at_once, largest_batch, prepare
 from trainer.losses import with_head
 from trainer.optim import lr_at, make_optimizer
@@ -60,9 +59,7 @@ class Trainer:
         self.dtype = precision(job.config.machine, job.device)
         self.model = for_training(job.model, job.device, self.dtype, compiled=job.config.machine.compile)
         tokens, _ = largest_batch(job.config, job.train.lengths, job.ranks.size)
-        self.loss = with_head(
-            job.loss, fused=use_fused_loss(self.dtype, job.device, tokens * job.vocabulary.vocab_size)
-        )
+        self.loss = with_head(job.loss, self.dtype, job.device, logits=tokens * job.vocabulary.vocab_size)
         self.output_dropout = Dropout(self.config.output_dropout)
         self.optimizer = make_optimizer(self.model, self.config)
         self.total_steps = math.ceil(len(job.train) / self.config.batch_size) * self.config.epochs

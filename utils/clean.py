@@ -1,6 +1,6 @@
-"""The cleaning rules, one function each, in the order they run; and how an end is told from a cut.
+"""The cleaning rules, one function each, in the order in which they run.
 
-Every rule takes a text and gives a text. One that leaves nothing drops the tweet.
+Every rule takes a text and returns a text. A rule that leaves nothing drops the tweet.
 """
 
 import html
@@ -10,14 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from config.schema import DataConfig
+from utils.scripts import CLOSERS, ENDS, HANGING, LETTER, SPACELESS, ends_in_its_script, full_stop
 
 # A link ends before the punctuation that closes its sentence; t.co codes are ASCII, whatever is glued to them.
 LINK = (
     r"https?://t\.co/[A-Za-z0-9]*"
     r"|(?:https?://|\bwww\.|pic\.twitter\.com/)(?:[^\s<>\"“”…]*[^\s<>\"“”….,!?;:'’)\]])?"
 )
-# Not after a letter or digit, which is an e-mail address; with @user@server and a possessive 's.
-MENTION = r"(?<![\w@＠])[@＠][A-Za-z0-9_]+(?:@[\w-]+(?:\.[\w-]+)+)?(?:['’]s\b)?"
+# Not after a letter or digit, which is an e-mail address; with the dots of Bluesky and Threads, @user@server and a
+# possessive 's. A dot before a capital letter ends a sentence whose space is missing.
+MENTION = (
+    r"(?<![\w@＠])[@＠][A-Za-z0-9_]+(?:[A-Za-z0-9_-]*(?:\.[a-z0-9][a-z0-9_-]*)+)?(?:@[\w-]+(?:\.[\w-]+)+)?(?:['’]s\b)?"
+)
 END_MARK = "<|endoftext|>"  # the tokenizer would read it as the end of a tweet
 CUT_ALONE = 130  # the API cut at 140 characters: shorter than this, a "…" without a link is the author's
 CUT_WORD = 100  # shorter than this, the API's "…" stands for a link it hid, and the word before it is whole
@@ -53,10 +57,13 @@ _STREET = re.compile(
     r"|\b[A-ZÄÖÜ][\wäöüß-]{1,30}(?:straße|strasse|str\.|gasse|allee|platz|weg) \d{1,4}[a-z]?\b"
     r"|\b(?:Calle|Via|Rua|Avenida) (?:[A-ZÀ-Ý][\w']{1,20} ?){1,3},? \d{1,4}\b"
 )
+_IN_WORD = re.compile(rf"[{LETTER}\-'’@#$&/]")
 _EMPTY_PAIR = re.compile(r" ?(?:\( ?\)|\[ ?\]|\" ?\"|“ ?”)")
 _LEADING = re.compile(r"^(?:[,:;.&|/+–—-] +)+")
-_HASHTAG = re.compile(r"(?<![\w&#＃])[#＃](?=\w*[^\W\d_])(\w+)")  # "#1" and "# of" are not hashtags
-_END = re.compile(r"[.!?…。！？‽؟।]['’\"”»)\]}*]*$|:$|(?:^|\s)(?:[:;=][-'o]?[()DPpOo/\\|*]|<3|[xX]D)$")
+_HASHTAG = re.compile(rf"(?<![{LETTER}&#＃])[#＃](?=\w*[^\W\d_])([{LETTER}]+)")  # "#1" and "# of" are not hashtags
+_END = re.compile(
+    rf"[{re.escape(ENDS)}][{re.escape(CLOSERS)}]*$|[:：]$|(?:^|\s)(?:[:;=][-'o]?[()DPpOo/\\|*]|<3|[xX]D)$"
+)
 _FOLDS = str.maketrans(
     {
         **dict.fromkeys("‘’‚‛′ʼ", "'"),
@@ -113,15 +120,16 @@ def tidy(text: str) -> str:
 
 
 def drop_retweets(text: str) -> str:
-    """ "RT @x: …" is another's voice, at the start or after a comment."""
+    """ "RT @x: …" is another person's text, at the start or after a comment."""
     return _RETWEET.sub("", text) if "RT @" in text else text
 
 
 def trim_cutoff(text: str) -> str:
-    """Take off what the API put where it cut: "…" right after a letter, then a link to the whole tweet.
+    """Remove what the API put where it cut a tweet: "…" right after a letter, then a link to the whole tweet.
 
-    On the real file that is what tells it from an author's own " … https://t.co/x" (with a space) or "… and then".
-    Its last word goes, unless it is surely whole. Whatever this rule changes was cut.
+    An author's own "…" has a space before the link (" … https://t.co/x"), or more text after it ("… and then").
+    Its last word goes, unless it is surely whole; where a script has no spaces, every character is. Whatever this rule
+    changes was cut.
     """
     match = _CUT.search(text) if "…" in text else None
     if match is None or (len(text) < CUT_ALONE and "://" not in (match["link"] or "")):
@@ -129,8 +137,16 @@ def trim_cutoff(text: str) -> str:
     before = text[: match.start()]
     if link := _LINK_AT_END.search(before):
         return before[: link.start()]
-    broken = len(text) >= CUT_WORD and (before[-1].isalnum() or before[-1] in "_-'’@#$&/")
-    return before.rpartition(" ")[0] if broken else before
+    broken = len(text) >= CUT_WORD and bool(_IN_WORD.match(before[-1]))
+    return before[: last_gap(before)] if broken else before
+
+
+def last_gap(text: str) -> int:
+    """Where the last word of a text begins, its space included: after a space, or a character that is a word itself."""
+    place = len(text)
+    while place and not text[place - 1].isspace() and not SPACELESS.match(text[place - 1]):
+        place -= 1
+    return place - 1 if place and text[place - 1].isspace() else place
 
 
 def _joined(match: re.Match[str]) -> str:
@@ -199,21 +215,24 @@ def is_emoji(character: str) -> bool:
     )
 
 
-def punctuate(text: str) -> str:
-    """A full stop where a finished tweet has no end of its own.
+def has_end(text: str) -> bool:
+    """Whether a text ends as a sentence does: in a mark of its script, an emoji or a smiley."""
+    return bool(_END.search(text[-32:])) or is_emoji(text[-1]) or ends_in_its_script(text)
 
-    An end is . ! ? … or : (also inside closing quotes or brackets), an emoji, or a smiley. A comma or a dash left
-    hanging becomes the full stop.
+
+def punctuate(text: str) -> str:
+    """The full stop of its script where a finished tweet has no end of its own.
+
+    An end is . ! ? … : and the like (also inside closing quotes or brackets), an emoji, or a smiley. A comma or a dash
+    left hanging becomes the full stop.
     """
-    if not text or text[-1] in ".!?" or _END.search(text[-32:]) or is_emoji(text[-1]):
+    if not text or text[-1] in ".!?" or has_end(text):
         return text
-    base = text.rstrip(" ,;，、")
+    base = text.rstrip(HANGING)
     while len(base) > 1 and base[-1] in "-–—&/|+" and base[-2] == " ":
-        base = base[:-1].rstrip(" ,;，、")
+        base = base[:-1].rstrip(HANGING)
     base = base or text
-    if _END.search(base[-32:]) or is_emoji(base[-1]):
-        return base
-    return base + ("。" if "\u3040" <= base[-1] <= "\u9fff" else ".")
+    return base if has_end(base) else base + full_stop(base)
 
 
 @dataclass(frozen=True, slots=True)

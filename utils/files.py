@@ -4,9 +4,12 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+WAITS = (0.1, 0.2, 0.3, 0.6, 0.8)  # seconds between tries to rename over a file that is open on Windows
 
 
 @contextmanager
@@ -14,7 +17,7 @@ def naming(path: Path, *, instead_of: Path | None = None) -> Iterator[None]:
     """The system's errors inside the block say that they are about `path`; that of a full disk names no file itself.
 
     Args:
-        instead_of: a name that tells the user nothing, to be replaced as well.
+        instead_of: a name that means nothing to the user, to be replaced as well.
     """
     try:
         yield
@@ -40,7 +43,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def in_use(process: int) -> bool:
-    """Whether another process has this number now, or that can't be told."""
+    """Whether another process has this number now, or that can't be known."""
     if process == os.getpid():
         return False  # one before us had it: in a container every run may have the same
     if sys.platform == "win32":
@@ -50,6 +53,19 @@ def in_use(process: int) -> bool:
     except OSError as error:
         return not isinstance(error, ProcessLookupError)  # another user's can't be asked, but is there
     return True
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a file over another. Windows refuses while a program has that open, so it is tried again for a while.
+
+    Raises:
+        OSError: it cannot be renamed; on Windows after two seconds.
+    """
+    for wait in WAITS if sys.platform == "win32" else ():
+        with suppress(PermissionError):
+            return os.replace(temporary, path)
+        time.sleep(wait)
+    os.replace(temporary, path)
 
 
 @contextmanager
@@ -64,7 +80,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            put_in_place(temporary, path)
     finally:
         with suppress(OSError):  # a read-only disk: nothing was written
             temporary.unlink(missing_ok=True)

@@ -1,27 +1,26 @@
 """Which posts count at all, by what their source knows of them: retweets, replies, likes, dates, languages."""
 
+import re
 from collections import Counter
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 
 from config.schema import DataConfig, UserError
-from utils.source import Post
+from utils.dates import parse_date
+from utils.source import Post, Source
+
+# What each filter reads of a post, by the roles of utils/fields.py.
+READS = {
+    "drop_retweets": ("retweet", "retweet of", "references"),
+    "min_likes": ("likes",),
+    "since/until": ("date",),
+    "languages": ("language",),
+}
 
 
-def parse_date(text: str | None) -> float | None:
-    """Seconds since 1970 of an ISO date, X's own form (Wed Oct 10 20:19:24 +0000 2018) or a Unix time; else None."""
-    text = (text or "").strip()
-    whole, _, _ = text.partition(".")
-    if text.replace(".", "", 1).isdecimal() and 9 <= len(whole) <= 13:
-        return float(text) / (1000 if len(whole) > 11 else 1)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            moment = datetime.strptime(text, "%a %b %d %H:%M:%S %z %Y")
-        except ValueError:
-            return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+def columns_of(rule: str, source: Source) -> str:
+    """The columns of a source that a filter reads, for messages; "" where there are none."""
+    names = [source.columns[role] for role in READS.get(rule, ()) if role in source.columns]
+    return f"column {' and '.join(map(repr, names))}" if names else ""
 
 
 class Filters:
@@ -32,21 +31,25 @@ class Filters:
         languages = {language.casefold() for language in settings.languages or ()}
 
         def in_range(post: Post) -> bool | None:
-            date = parse_date(post.date)
-            return None if date is None else (since is None or date >= since) and (until is None or date < until)
+            if post.date is None:
+                return None
+            return (since is None or post.date >= since) and (until is None or post.date < until)
 
         def liked(post: Post) -> bool | None:
             return None if post.likes is None else post.likes >= settings.min_likes
 
         def spoken(post: Post) -> bool | None:
-            return None if post.language is None else post.language.casefold() in languages
+            if post.language is None:
+                return None
+            code = post.language.casefold()
+            return code in languages or re.split("[-_]", code)[0] in languages  # en-GB is en
 
         # name, what it asks of a post, whether it is on, and the question
         filters: list[tuple[str, str, bool, Callable[[Post], bool | None]]] = [
             ("drop_retweets", "retweet mark", settings.drop_retweets, lambda post: not post.retweet),
             ("replies", "text", not settings.replies, lambda post: not post.reply),
             ("min_likes", "number of likes", settings.min_likes > 0, liked),
-            ("since/until", "date that can be read", bool(settings.since or settings.until), in_range),
+            ("since/until", "date", bool(settings.since or settings.until), in_range),
             ("languages", "language", bool(languages), spoken),
         ]
         self.filters = [(name, question) for name, _, on, question in filters if on]
@@ -64,8 +67,29 @@ class Filters:
                 return name
         return None
 
-    def check(self) -> None:
+    def notes(self, source: Source, unknown_before: Counter[str]) -> list[str]:
+        """What the filters could not read of the posts of a source.
+
+        Args:
+            unknown_before: `unknown` as it was before the source was read.
+        """
+        found = []
+        for name, _ in self.filters:
+            unread = [source.unread[role] for role in READS.get(name, ()) if role in source.unread]
+            count = self.unknown[name] - unknown_before[name] or sum(count for count, _ in unread)
+            if count:
+                example = f", such as {unread[0][1]!r}" if unread else ""
+                where = f" ({there})" if (there := columns_of(name, source)) else ""
+                fate = "kept" if name == "drop_retweets" else "left out"
+                found.append(
+                    f"data.{name}: {count:,} posts have no {self.asks[name]} that can be read{example}{where}: {fate}"
+                )
+        return found
+
+    def check(self, sources: Sequence[Source]) -> None:
         """Raise UserError when a filter asked for something that no post had."""
         for name, count in self.unknown.items():
             if count and count == self.asked[name]:
-                raise UserError(f"data.{name} is set, but no post here has a {self.asks[name]}: unset it")
+                there = [text for source in sources if (text := columns_of(name, source))]
+                held = f" ({there[0]} has none that can be read)" if there else ""
+                raise UserError(f"data.{name} is set, but no post here has a {self.asks[name]}{held}: unset it")

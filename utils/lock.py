@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock that the system takes back when its process dies, however it dies."""
+"""One run at a time in a folder: a lock that the system releases when its process ends, however it ends."""
 
 import errno
 import os

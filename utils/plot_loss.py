@@ -10,7 +10,7 @@ from config.schema import Config, UserError
 from utils.files import atomic_write
 from utils.run_log import read_log
 
-TRAIN, VALIDATION, BASELINE = "#2a78b8", "#d1602a", "#6b6b6b"  # told apart also by those who see few colours
+TRAIN, VALIDATION, BASELINE = "#2a78b8", "#d1602a", "#6b6b6b"  # different also for colour-blind readers
 
 
 def plot(records: list[dict[str, Any]], path: Path) -> None:

@@ -6,9 +6,8 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from operator import eq
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -17,12 +16,15 @@ from numpy.typing import NDArray
 from config.schema import Config, DataConfig, PathsConfig, UserError
 from utils.clean import Cleaner
 from utils.files import atomic_write
-from utils.filters import Filters, parse_date
-from utils.sources import Post, Source, open_sources
+from utils.filters import Filters, columns_of
+from utils.rules_report import Tally, report
+from utils.source import Post, Source
+from utils.sources import open_sources
 from utils.split import choose_validation, clusters, normal_form
 
 VERSION = 1
 LONG_TEXT = 100_000  # characters: a document rather than a tweet, worth a line
+NEARLY_ALL = 0.9  # of the rows: a rule that leaves out more may read a column that means something else
 MIN_TWEETS = 50  # with fewer there is nothing to learn, and 10% of them measure nothing
 
 
@@ -76,37 +78,6 @@ class Corpus:
     info: dict[str, Any]
 
 
-@dataclass
-class Tally:
-    """What each rule did: how many tweets it changed and dropped, and the first few of each."""
-
-    keep: int = 1  # examples of dropped tweets to keep, for each rule
-    changed: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    changes: dict[str, str] = field(default_factory=dict)
-    drops: dict[str, list[str]] = field(default_factory=dict)
-
-    def change(self, rule: str, text: str) -> None:
-        """Count a tweet that `rule` changed."""
-        self.changed[rule] += 1
-        self.changes.setdefault(rule, text[:500])
-
-    def drop(self, rule: str, text: str) -> None:
-        """Count a tweet that went at `rule`."""
-        self.dropped[rule] += 1
-        examples = self.drops.setdefault(rule, [])
-        if len(examples) < self.keep:
-            examples.append(text[:500])
-
-    def table(self, rules: list[str], rows: int) -> list[dict[str, Any]]:
-        """One dict a rule, in order: rule, changed, dropped, kept (rows left after it)."""
-        lines = []
-        for rule in rules:
-            rows -= self.dropped[rule]
-            lines.append({"rule": rule, "changed": self.changed[rule], "dropped": self.dropped[rule], "kept": rows})
-        return lines
-
-
 class Collector:
     """Filters, cleans and de-duplicates the posts of one source after another."""
 
@@ -118,6 +89,7 @@ class Collector:
         self.dates: list[float | None] = []  # of the tweets; filled only where the split needs them
         self.rules: list[str] = []
         self.seen: dict[bytes, int] = {}
+        self.sources: list[Source] = []
 
     def add(self, source: Source) -> None:
         """Take in all posts of a source; drops exact copies (of two copies, a finished one stays)."""
@@ -125,6 +97,8 @@ class Collector:
         cleaner, longest = Cleaner(self.settings, private=private), 0
         names = [name for name, _ in (*self.filters.filters, *cleaner.rules)]
         self.rules = list(dict.fromkeys(names if len(names) > len(self.rules) else self.rules))
+        unknown_before = self.filters.unknown.copy()
+        self.sources.append(source)
         for post in source.posts:
             if stopped := self.filters.stopped_by(post):
                 self.tally.drop(stopped, post.text)
@@ -139,6 +113,10 @@ class Collector:
                 self.keep(Tweet(cleaned.text, cleaned.finished), post)
         if longest > LONG_TEXT:
             source.notes.append(f"the longest text has {longest:,} characters: a document, not a tweet")
+        source.notes += self.filters.notes(source, unknown_before)
+        if self.settings.split == "time" and "date" in source.unread:
+            count, example = source.unread["date"]
+            source.notes.append(f"{count:,} dates can't be read, such as {example!r}: those posts count as the oldest")
 
     def keep(self, tweet: Tweet, post: Post) -> None:
         """Add a tweet, unless it was there before."""
@@ -147,21 +125,44 @@ class Collector:
         if first == len(self.tweets):
             self.tweets.append(tweet)
             if self.settings.split == "time":
-                self.dates.append(parse_date(post.date))
+                self.dates.append(post.date)
             return
         self.tally.drop("duplicates", post.text)
         if tweet.finished and not self.tweets[first].finished:
             self.tweets[first] = tweet
 
     def check(self, where: str, rows: int) -> None:
-        """Raise UserError when too little is left to learn from."""
-        self.filters.check()
-        if len(self.tweets) < MIN_TWEETS:
-            lost = ", ".join(f"{count:,} by {rule}" for rule, count in self.tally.dropped.most_common(3))
-            raise UserError(
-                f"{where} has {len(self.tweets):,} usable tweets of {rows:,} rows, and {MIN_TWEETS} are needed"
-                + (f" (dropped: {lost})" if lost else "")
-            )
+        """Raise UserError when too little is left to learn from; it names the rules and the columns that they read."""
+        self.filters.check(self.sources)
+        if len(self.tweets) >= MIN_TWEETS:
+            return
+        lost = [f"{count:,} by {self.rule_in_words(rule)}" for rule, count in self.tally.dropped.most_common(3)]
+        facts = [f"dropped: {', '.join(lost)}"] if lost else []
+        facts += self.columns_in_words()
+        facts += [note for source in self.sources for note in source.notes][:3]
+        raise UserError(
+            f"{where} has {len(self.tweets):,} usable tweets of {rows:,} rows, and {MIN_TWEETS} are needed"
+            + (f" ({'; '.join(facts)})" if facts else "")
+        )
+
+    def columns_in_words(self) -> list[str]:
+        """Which columns the text is from, as part of a message; nothing where there are none."""
+        columns = dict.fromkeys(source.column for source in self.sources if source.column)
+        return [f"the text is column {' and '.join(map(repr, columns))}"] if columns else []
+
+    def greedy_rules(self, rows: int) -> list[str]:
+        """Of each rule that left out nearly all rows, a line that says so."""
+        shares = {rule: count / max(1, rows) for rule, count in self.tally.dropped.items()}
+        return [
+            f"{self.rule_in_words(rule)}, left out {share:.0%} of the rows"
+            for rule, share in shares.items()
+            if share > NEARLY_ALL
+        ]
+
+    def rule_in_words(self, rule: str) -> str:
+        """A rule, and the column that it reads where it reads one."""
+        there = next((text for source in self.sources if (text := columns_of(rule, source))), "")
+        return f"{rule}, from {there}" if there else rule
 
 
 def split_tweets(
@@ -201,7 +202,7 @@ def split_hash(tweets: list[Tweet], validation: set[int]) -> str:
 
 
 def preprocess(config: Config) -> Corpus:
-    """Read, clean, de-duplicate, split, and write data/processed.txt and processed.json; tells it all on stderr.
+    """Read, clean, de-duplicate, split, and write data/processed.txt and processed.json; prints what it did to stderr.
 
     Raises:
         UserError: the source cannot be read, or leaves too few tweets; nothing is written then.
@@ -215,7 +216,10 @@ def preprocess(config: Config) -> Corpus:
     collector.check(facts["path"], facts["rows"])
     collector.seen.clear()  # of a big file, hundreds of megabytes that the split can use
     tweets = collector.tweets
-    validation, split = split_tweets(tweets, collector.dates, settings)
+    try:
+        validation, split = split_tweets(tweets, collector.dates, settings)
+    except UserError as error:
+        raise UserError("; ".join([str(error), *collector.columns_in_words()])) from None
     info = {
         "version": VERSION,
         "source": facts,
@@ -226,7 +230,7 @@ def preprocess(config: Config) -> Corpus:
         "settings": asdict(settings),
     }
     write_processed(config.paths, tweets, info)
-    report(sources, collector.tally, info, config.paths.processed_txt)
+    report(sources, collector.tally, collector.greedy_rules(facts["rows"]), info, config.paths.processed_txt)
     return load_processed(config.paths)
 
 
@@ -259,7 +263,8 @@ def write_processed(paths: PathsConfig, tweets: list[Tweet], info: dict[str, Any
             file.write(line)
     info["sha256"] = digest.hexdigest()
     with atomic_write(paths.processed_json) as temporary:
-        temporary.write_text(json.dumps(info, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(info, ensure_ascii=False) + "\n"
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # a file's name may hold any bytes
 
 
 def load_processed(paths: PathsConfig) -> Corpus:
@@ -298,44 +303,6 @@ def line_starts(text: bytes) -> NDArray[np.int64]:
     codes, step = np.frombuffer(text, np.uint8), 1 << 24
     ends = [first + np.flatnonzero(codes[first : first + step] == ord("\n")) for first in range(0, len(codes), step)]
     return np.concatenate([[0], *(part + 1 for part in ends)]).astype(np.int64)
-
-
-def report(sources: list[Source], tally: Tally, info: dict[str, Any], path: Path) -> None:
-    """The sources, the table of rules and the split, on stderr."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    for source in sources:
-        column = f", column {source.column!r}" if source.column else ""
-        fiction = "; invented posts" if source.fiction else ""
-        console.print(
-            escape(f"Read {source.path}: {source.kind}, {source.rows:,} rows, {source.encoding}{column}{fiction}")
-        )
-        for note in source.notes:
-            console.print(escape(f"  note: {note}"))
-    table = Table("rule", box=None, pad_edge=False)
-    for name in ("changed", "dropped", "left"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("for example", no_wrap=True)
-    for line in info["rules"]:
-        rule = line["rule"]
-        example = " ".join((tally.drops.get(rule) or [tally.changes.get(rule, "")])[0].split())
-        room = max(20, console.width - 52)
-        cells = [f"{line[key]:,}" for key in ("changed", "dropped", "kept")]
-        table.add_row(rule, *cells, escape(example if len(example) <= room else example[: room - 1] + "…"))
-    console.print(table)
-    for rule, texts in tally.drops.items() if info["settings"]["show_dropped"] else ():
-        console.print(f"Dropped by {rule} ({len(texts):,} of {tally.dropped[rule]:,}):")
-        for text in texts:
-            console.print(escape(f"  {' '.join(text.split())}"))
-    split = info["split"]
-    console.print(
-        f"Split ({split['method']}, seed {split['seed']}): {split['train']:,} train, {split['val']:,} validation; "
-        f"no text on both sides ({split['clusters']:,} clusters, the largest has {split['largest_cluster']:,} tweets)"
-    )
-    console.print(f"Wrote {path}: {len(info['unfinished']):,} tweets are cut off and teach no end")
 
 
 def run(config: Config, arguments: Namespace) -> None:

@@ -11,16 +11,13 @@ from numpy.typing import NDArray
 
 from config.schema import UserError
 from utils.clean import pieces, squeeze
+from utils.scripts import WEIGHTS, WORD, units, weight
 
-CHUNK = 1 << 22  # runs of words hashed together
+CHUNK = 1 << 20  # runs of words hashed together
+FACTOR = 0x94D049BB133111EB  # of the rolling hash; odd, so that it has an inverse
+INVERSE = pow(FACTOR, -1, 1 << 64)
 
-_SYMBOLS = re.compile(r"[^\w\s]+")
 _PUNCTUATION = re.compile("[!-/:-@\\[-`{-~\xa1-\xbf\u2010-\u205e\u3001-\u303f\uff01-\uff0f\ufe0f]+")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text without case, punctuation and emoji: what two near-copies have in common."""
-    return _SYMBOLS.sub("", text.casefold()).replace("_", " ").split()
 
 
 def normal_form(text: str) -> str:
@@ -28,56 +25,93 @@ def normal_form(text: str) -> str:
     return squeeze(_PUNCTUATION.sub("", text.casefold())) or text
 
 
-def number_words(texts: Sequence[str], length: int) -> tuple[NDArray[np.uint32], NDArray[np.int64], int]:
-    """The words of all texts as numbers from 1 on, one text after another; shorter ones than `length` filled up with 0.
+def number_units(texts: Sequence[str], length: int) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+    """The units of all texts as numbers from 1 on, one text after another; those with under `length` words are padded.
 
     Returns:
-        (words,) the numbers; (texts + 1,) where each text begins; and how many different words there are.
+        (units,) the numbers; (texts + 1,) where each text begins; and the weight of each number, that of 0 first.
     """
     numbers: dict[str, int] = {}
-    flat, starts = array("I"), array("q", [0])
+    flat, starts, weights = array("I"), array("q", [0]), array("q", [WORD])
     for text in texts:
-        for piece in pieces(text):
-            flat.extend(numbers.setdefault(word, len(numbers) + 1) for word in words(piece))
-        if len(flat) == starts[-1]:
-            flat.append(numbers.setdefault(text, len(numbers) + 1))
-        # A short text is one run of its own, padded with word 0, which no text has.
-        flat.extend([0] * (length - (len(flat) - starts[-1])))
+        found = [unit for piece in pieces(text) for unit in units(piece)] or [text]
+        here = [numbers.setdefault(unit, len(numbers) + 1) for unit in found]
+        if len(numbers) >= len(weights):
+            weights.extend(weight(unit) for unit in dict.fromkeys(found) if numbers[unit] >= len(weights))
+        flat.extend(here)
+        if len(here) < longest_run(length):
+            # A short text is one run of its own, padded with word 0, which no text has.
+            flat.extend([0] * math.ceil(length - sum(weights[number] for number in here) / WORD))
         starts.append(len(flat))
-    return np.frombuffer(flat, dtype=np.uint32), np.frombuffer(starts, dtype=np.int64), len(numbers)
+    return (
+        np.frombuffer(flat, dtype=np.uint32),
+        np.frombuffer(starts, dtype=np.int64),
+        np.frombuffer(weights, dtype=np.int64),
+    )
 
 
-def hash_runs(ids: NDArray[np.uint32], different: int, length: int) -> NDArray[np.uint64]:
-    """A hash of every run of `length` words of `ids` (n,), (n - length + 1,)."""
-    table = (np.arange(different + 1, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+def longest_run(length: int) -> int:
+    """The most units that a run of `length` words can have."""
+    return length * WORD // min(WEIGHTS.values()) + 1
+
+
+def hash_runs(
+    ids: NDArray[np.uint32], bounds: NDArray[np.int64], weights: NDArray[np.int64], length: int
+) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """A hash of the run that begins at each unit: the fewest units that together weigh `length` words.
+
+    Args:
+        ids: (units,) the numbers of the units of all texts.
+        bounds: (texts + 1,) where each text begins.
+        weights: of each number.
+
+    Returns:
+        (units,) the hashes, and which runs lie within one text.
+    """
+    table = (np.arange(len(weights), dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     table = (table ^ (table >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # splitmix64: small numbers to 64 bits
     table ^= table >> np.uint64(27)
-    hashes = np.zeros(len(ids) - length + 1, dtype=np.uint64)
-    for first in range(0, len(hashes), CHUNK):
-        here = hashes[first : first + CHUNK]
-        mixed = table[ids[first : first + CHUNK + length - 1]]
-        for offset in range(length):
-            here *= np.uint64(0x94D049BB133111EB)
-            here += mixed[offset : offset + len(here)]
-    return hashes
+    longest = longest_run(length)
+    size = min(CHUNK, len(ids)) + longest
+    powers, back = (np.full(size, factor, np.uint64).cumprod(dtype=np.uint64) for factor in (FACTOR, INVERSE))
+    hashes, inside = np.zeros(len(ids), np.uint64), np.ones(len(ids), np.bool_)
+    first_units = np.zeros(len(ids), np.bool_)  # a padded run is a whole text: it begins with its first unit
+    first_units[bounds[:-1]] = True
+    for first in range(0, len(ids), CHUNK):
+        here = ids[first : first + CHUNK + longest]
+        count = min(CHUNK, len(ids) - first)
+        total = np.concatenate([[0], weights[here].cumsum()])
+        ends = np.searchsorted(total, total[:count] + length * WORD)
+        # A run's hash is the sum of number * FACTOR^place: the difference of two sums from the chunk's beginning.
+        sums = np.concatenate([np.zeros(1, np.uint64), (table[here] * powers[: len(here)]).cumsum(dtype=np.uint64)])
+        inside[first : first + count] = ends < len(sums)
+        hashes[first : first + count] = (sums[np.minimum(ends, len(here))] - sums[:count]) * back[:count]
+        long = first + np.flatnonzero(ends - np.arange(count) > length)
+        inside[long] &= first + ends[long - first] <= bounds[np.searchsorted(bounds, long, side="right")]
+        padded = first + np.flatnonzero(here[np.minimum(ends, len(here)) - 1] == 0)
+        inside[padded] &= first_units[padded]
+    for offset in range(1, length):  # the last units of a text have too few words after them
+        starts = bounds[1:] - offset
+        inside[starts[starts >= 0]] = False
+    return hashes, inside
 
 
 def shingle_pairs(texts: Sequence[str], length: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Pairs of tweets that share a run of `length` words; tweets shorter than that, all their words.
 
+    In scripts without spaces, a run is as many characters as make so many words (utils/scripts.py).
+
     An inverted index without the index: each run is hashed to 64 bits, the hashes are sorted, and equal neighbours
     belong together (two different runs meet by chance once in about 10^5 corpora of a million tweets). It takes some
-    13 bytes a word, and the hashes are sorted part by part.
+    14 bytes a word, and the hashes are sorted part by part.
 
     Yields:
         Two arrays of positions in `texts`, (pairs,) each.
     """
-    ids, bounds, different = number_words(texts, length)
-    hashes = hash_runs(ids, different, length)
+    ids, bounds, weights = number_units(texts, length)
+    hashes, inside = hash_runs(ids, bounds, weights, length)
     part = (hashes >> np.uint64(60)).astype(np.uint8)  # 16 parts
-    for offset in range(1, length):  # a run may not reach into the next tweet
-        starts = bounds[1:] - offset
-        part[starts[starts < len(part)]] = 255
+    part[~inside] = 255
     for number in range(16):
         chosen = np.flatnonzero(part == number)
         here = hashes[chosen]

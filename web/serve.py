@@ -2,9 +2,13 @@
 
 import os
 import sys
+import tempfile
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.cli import run_command
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
     from server.engine import Engine
 
 PACKAGES = ("fastapi", "uvicorn", "gradio")
+FOLDER = "GRADIO_TEMP_DIR"  # Gradio reads it when it is imported
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
@@ -28,25 +33,57 @@ def serve(config: Config, arguments: Namespace) -> None:
     """The command: load the model and serve it until Ctrl-C.
 
     Raises:
-        UserError: a package is missing, the port is in use, or there is no checkpoint.
+        UserError: a package is missing, the port is in use, there is no checkpoint, or Gradio's folder can't be
+            written to.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise UserError(f"serve needs {', '.join(missing)}: run `make serve`, or pip install -r requirements-full.txt")
     os.environ.update(QUIET)
-    with listen(config.serve) as sock:  # first, because a port in use is noticed sooner than the model is loaded
+    with (
+        gradio_folder(),
+        listen(config.serve) as sock,
+    ):  # first, because a port in use is noticed sooner than the model is loaded
         import torch
 
         from generate.generate import load_copy_check
         from model.checkpoint import load_bundle
         from model.device import choose_device
         from server.engine import Engine
+        from utils.memory import threads_allowed
 
-        threads = config.machine.threads or max(1, torch.get_num_threads() - 1)  # one core is left for the HTTP server
+        cores = threads_allowed(torch.get_num_threads())
+        threads = config.machine.threads or max(1, cores - 1)  # one core is left for the HTTP server
         bundle = load_bundle(config.paths.best_model, choose_device(replace(config.machine, threads=threads)))
         copies = load_copy_check(config.paths, bundle.tokenizer)
         with Engine(bundle, copies, width=config.serve.width, queue=config.serve.queue) as engine:
             warm_up(engine, config)
             run_server(application(engine, config), sock, ready=lambda: print_addresses(config.serve, sock))
+
+
+@contextmanager
+def gradio_folder() -> Iterator[None]:
+    """A temporary folder of Gradio's own, unless GRADIO_TEMP_DIR names one: the usual one, gradio in the system's
+    temporary folder, may belong to another user of this machine.
+
+    Raises:
+        UserError: GRADIO_TEMP_DIR names a folder that can't be written to.
+    """
+    if named := os.environ.get(FOLDER):
+        try:
+            Path(named).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=named):
+                pass
+        except OSError as error:
+            advice = "set it to a folder of yours, or unset it"
+            raise UserError(f"{FOLDER} is {named}, which can't be written to ({error.strerror}): {advice}") from None
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="gradio-", ignore_cleanup_errors=True) as made:
+        os.environ[FOLDER] = made
+        try:
+            yield
+        finally:
+            del os.environ[FOLDER]
 
 
 def warm_up(engine: "Engine", config: Config) -> None:

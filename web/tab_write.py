@@ -11,12 +11,12 @@ from markupsafe import Markup
 
 from config.schema import GenerateConfig, UserError
 from server.engine import Engine, QueueFull
+from server.schemas import MAX_TEXTS
 from web.cards import Column, cards
 from web.models import NO_SECOND_MODEL, Models
 from web.tab_pick import Picker
 from web.templates import notice
 
-MOST_TWEETS = 20  # at once
 FRAME_SECONDS = 0.06  # between two updates of the cards
 LARGEST_SEED = 2**31 - 1
 EMPTY = "Nothing written yet. Give the beginning of a tweet, or leave it empty, and press `Write`."
@@ -122,7 +122,7 @@ class WriteTab:
             elem_id="prompt",
         )
         self.number = gr.Slider(
-            1, MOST_TWEETS, min(defaults.num_samples, MOST_TWEETS), step=1, label="Number of tweets", elem_id="number"
+            1, MAX_TEXTS, min(defaults.num_samples, MAX_TEXTS), step=1, label="Number of tweets", elem_id="number"
         )
         self.temperature = gr.Slider(
             0,
