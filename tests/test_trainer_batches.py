@@ -1,4 +1,4 @@
-"""Tweets as dataset and batches: every token once, padding never counted, the order a function of (seed, epoch)."""
+"""Examples and batches: every token is predicted once, padding never; the order depends only on (seed, epoch)."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -132,7 +132,7 @@ SENTENCES = st.lists(st.text("ab .!?…🚀。\n'\"é", max_size=40), max_size=1
 
 @given(st.lists(st.tuples(SENTENCES, st.booleans()), min_size=1, max_size=5), st.integers(2, 20))
 def test_every_token_of_any_text_is_predicted_once(texts: list[tuple[str, bool]], block: int) -> None:
-    """Brute force: dataset, laid end to end, are the framed ids; each is as long as it may be."""
+    """Put together, the examples are the framed ids, and each example is as long as it may be."""
     tokenizer = load_tokenizer()
     tweets = [Tweet(text, finished) for text, finished in texts]
     dataset = TweetDataset.encode(tweets, tokenizer, FULL, block)
