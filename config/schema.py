@@ -1,7 +1,7 @@
-"""The settings, as frozen dataclasses that mirror config/config.yaml; each is explained there, on its own line.
+"""The settings, as frozen dataclasses. config/config.yaml has the same settings, each with a line that explains it.
 
-There are no defaults here: config.yaml holds them, so there is one place to read and one to change. What a type allows
-but makes no sense (a share above 1, two settings that contradict each other) is refused in `__post_init__`.
+There are no defaults here: they are in config.yaml alone. A value that its type allows but that makes no sense (a share
+above 1, or two settings that contradict each other) is refused in `__post_init__`.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 
 class UserError(ValueError):
-    """Something the user can put right. Shown as one line, without a traceback."""
+    """An error that the user can correct. It is shown as one line, without a traceback."""
 
 
 def require(ok: bool, key: str, found: object, fix: str) -> None:
@@ -23,18 +23,18 @@ def require(ok: bool, key: str, found: object, fix: str) -> None:
 
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@*A-Z]+")  # as browsers send it: host names in small letters
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-RENAMED = {  # what a setting was called before: its name now, in the same section
+RENAMED = {  # former name of a setting: its name now, in the same section
     "train.relatives": "subword_features",
     "train.unseen_rate": "unk_replacement",
 }
-REMOVED = {  # a setting that there was before: why it went
+REMOVED = {  # a setting that no longer exists: why it was removed
     "distill.cross_fit": "teachers that each leave out a part of the tweets made worse students",
 }
-TEACHERS = ("ensemble", "chain", "ngram")  # names in distill.teacher that are no files
+TEACHERS = ("ensemble", "chain", "ngram")  # names in distill.teacher that are not files
 
 
 def is_date(text: str) -> bool:
-    """Whether `text` is a day, as 2023-01-31."""
+    """Whether `text` is a date such as 2023-01-31."""
     try:
         return len(text) == 10 and date.fromisoformat(text) is not None
     except ValueError:
@@ -43,7 +43,7 @@ def is_date(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class PathsConfig:
-    """Where a run reads and writes. Everything a run makes lies under `root`."""
+    """Where a run reads and writes. All its files are under `root`."""
 
     root: str
     checkpoint: str | None
@@ -60,7 +60,7 @@ class PathsConfig:
 
     @property
     def processed_json(self) -> Path:
-        """What each rule did, and which lines are validation."""
+        """The effect of each cleaning rule, and which lines of processed.txt are validation tweets."""
         return self.data / "processed.json"
 
     @property
@@ -75,7 +75,7 @@ class PathsConfig:
 
     @property
     def last_model(self) -> Path:
-        """The checkpoint to go on from."""
+        """The checkpoint from which a run is resumed."""
         return self.checkpoints / "last_model.pth"
 
     @property
@@ -221,7 +221,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """How new tweets are drawn."""
+    """How new tweets are sampled."""
 
     num_samples: int
     temperature: float
@@ -249,13 +249,13 @@ class GenerateConfig:
         require(self.max_new_tokens >= 1, "generate.max_new_tokens", self.max_new_tokens, "give 1 or more tokens")
 
     def unshaped(self) -> "GenerateConfig":
-        """The same, but drawing from the model's own distribution: temperature 1, nothing cut off or penalised."""
+        """The same, but sampling from the model's own distribution: temperature 1, nothing cut off or penalised."""
         return replace(self, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is judged, and how thoroughly."""
+    """Which models are evaluated, and with how many samples."""
 
     model: str | None
     against: str | None
@@ -270,7 +270,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """The form in which a model leaves."""
+    """The format and the file of an exported model."""
 
     to: Literal["hf", "gguf", "space"]
     output: str | None
@@ -293,7 +293,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """Who teaches the student of `python main.py distill`, and how."""
+    """The teachers and the student of `python main.py distill`."""
 
     teacher: list[str] | str
     weights: list[float] | None
@@ -338,7 +338,7 @@ class DistillConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Where the server listens, and what it lets its clients do."""
+    """Where the server listens, and the limits for its clients."""
 
     host: str
     port: int

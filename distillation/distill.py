@@ -32,7 +32,7 @@ from model.checkpoint import save_checkpoint
 from model.language_model import LanguageModel
 from model.ngram import Floats
 from trainer.batches import TweetDataset
-from trainer.job import Lesson, say
+from trainer.job import Objective, say
 from trainer.losses import distillation
 from trainer.score import score
 from utils.lock import only_run
@@ -83,7 +83,7 @@ def train_student(context: DistillContext, teachers: Teachers, generation: int) 
     path = config.paths.checkpoints / ("student.pth" if last else f"student_{generation}.pth")
     log = config.paths.results / ("distill_metrics.jsonl" if last else f"distill_{generation}_metrics.jsonl")
 
-    def lesson(real: TweetDataset) -> Lesson:
+    def objective(real: TweetDataset) -> Objective:
         written = written_tweets(context, teachers, generation) if settings.sampled else []
         tweets = [*context.corpus.train, *written]
         dataset = TweetDataset.encode(  # only real tweets show how frequent a token is
@@ -93,12 +93,12 @@ def train_student(context: DistillContext, teachers: Teachers, generation: int) 
         weight = torch.full((dataset.num_predictions,), 1.0 if settings.sampled_soft else 0.0)
         weight[: real.num_predictions] = settings.weight
         loss = distillation(teachers.cache(dataset), weight=weight, temperature=settings.temperature)
-        return Lesson(dataset, loss)
+        return Objective(dataset, loss)
 
     fingerprint = context.fingerprint(own, distill=student_inputs(teachers, generation))
     track, models = teachers.origin()
     planned = TrainingRun(own, context.corpus, path, log, fingerprint, {"track": track, "outside_models": models})
-    return path, train_once(context, planned, lesson)
+    return path, train_once(context, planned, objective)
 
 
 def usual_run(context: DistillContext) -> TrainingRun:

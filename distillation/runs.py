@@ -19,7 +19,7 @@ from model.device import choose_device
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset
-from trainer.job import Lesson, prepare, say, so_far
+from trainer.job import Objective, prepare, records_until, say
 from trainer.train import Interrupted, Trainer
 from utils.files import atomic_write
 from utils.preprocess import Corpus
@@ -128,12 +128,12 @@ def steps_if_made(context: DistillContext, planned: TrainingRun) -> int | None:
 
 
 def train_once(
-    context: DistillContext, planned: TrainingRun, lesson: Callable[[TweetDataset], Lesson] | None = None
+    context: DistillContext, planned: TrainingRun, objective: Callable[[TweetDataset], Objective] | None = None
 ) -> int:
     """Make the model unless it is there, or finish an interrupted run; returns the steps it was trained.
 
     Args:
-        lesson: see trainer.job.prepare; None: the tweets, with the loss of the settings.
+        objective: see trainer.job.prepare; None: the tweets, with the loss of the settings.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM arrived; the run is saved.
@@ -144,10 +144,10 @@ def train_once(
     last = folder / "last_model.pth"
     resume = can_resume(folder, planned.fingerprint)
     state = load_checkpoint(last)["state"] if resume else None
-    records = RunLog(planned.log, keep=so_far(state) if state else None)
+    records = RunLog(planned.log, keep=records_until(state) if state else None)
     config = replace(planned.config, train=replace(planned.config.train, resume=resume, sample_every=0))
     vocabulary = None if config.model.vocabulary == "full" else context.vocabulary
-    job = prepare(config, planned.corpus, vocabulary=vocabulary, folder=folder, log=records, lesson=lesson)
+    job = prepare(config, planned.corpus, vocabulary=vocabulary, folder=folder, log=records, objective=objective)
     trainer = Trainer(job)
     if resume:
         trainer.resume()

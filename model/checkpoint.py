@@ -1,7 +1,8 @@
-"""Checkpoints: written beside and renamed, read without running any code that they may hold.
+"""Checkpoints: files that hold a model, or a training run.
 
-A checkpoint is torch's zip of tensors and plain values. `best_model.pth` has what is needed to use a model;
-`last_model.pth` also has what is needed to go on training it.
+A checkpoint is a zip file of tensors and plain values, as torch writes it. `best_model.pth` holds what is needed to
+use a model, `last_model.pth` what is needed to continue its training. A checkpoint is written to a temporary file that
+is then renamed, so it is never half-written. Reading one runs no code that it may contain.
 """
 
 import pickle
@@ -29,14 +30,14 @@ Model = TypeVar("Model", bound=LanguageModel, covariant=True, default=GPT)
 
 @dataclass
 class Bundle(Generic[Model]):
-    """A model and all that belongs to it. `Bundle` alone holds a GPT; `Bundle[LanguageModel]` may hold an ensemble.
+    """A model and what is needed to use it. A `Bundle` holds a GPT; a `Bundle[LanguageModel]` may hold an ensemble.
 
     Attributes:
         model: in evaluation mode, on its device.
-        tokenizer: text to GPT-2 ids and back.
-        vocabulary: GPT-2 ids to rows of the model and back.
+        tokenizer: converts text to GPT-2 ids and back.
+        vocabulary: converts GPT-2 ids to the model's ids and back.
         config: the settings it was trained with.
-        info: facts of the run: epoch, step, val_nats_per_token, split_hash, ...
+        info: facts about the training run: epoch, step, val_nats_per_token, split_hash, ...
     """
 
     model: Model
@@ -47,7 +48,7 @@ class Bundle(Generic[Model]):
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values to `path`, or leave what was there before.
+    """Write tensors and plain values to `path`. If that fails, the file that was there before stays as it was.
 
     Raises:
         OSError: the disk is full, or can't be written to.
@@ -55,21 +56,21 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save({"format": FORMAT, **content}, file)
-        except RuntimeError as error:  # torch's own words for a write that failed
+        except RuntimeError as error:  # what torch raises if a write fails; the OSError is its context
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, on the CPU.
+    """What `save_checkpoint` wrote, with all tensors on the CPU.
 
     Raises:
-        UserError: no such file, cut short, damaged, holding code, or not ours.
+        UserError: the file is missing, cut short or damaged, contains code, or is not a checkpoint of this program.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: make one with `python main.py run`, or give --paths.checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # compares every part with its checksum
+            damaged = archive.testzip()  # compares each part with its checksum
         if damaged:
             raise UserError(f"{path} is damaged ({damaged} does not match its checksum): use another copy")
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -98,11 +99,13 @@ def defaults() -> dict[str, dict[str, Any]]:
 
 
 def config_from_dict(values: dict[str, dict[str, Any]], path: Path) -> Config:
-    """The settings stored in a checkpoint. Those that came later, the model's apart, have today's defaults; those that
-    went since, the model's apart, are left out.
+    """The settings stored in a checkpoint, which an earlier version may have written.
+
+    Outside the section `model`, a setting that the checkpoint lacks gets its default, and one that no longer exists is
+    left out. The section `model` must have exactly the settings of this version.
 
     Raises:
-        UserError: they are not the settings of this version.
+        UserError: it has not.
     """
     known = {}
     for name, section in defaults().items():
@@ -116,10 +119,10 @@ def config_from_dict(values: dict[str, dict[str, Any]], path: Path) -> Config:
 
 
 def load_bundle(path: Path, device: torch.device) -> Bundle:
-    """The model of a checkpoint, ready to use, on `device`.
+    """The model of a checkpoint, in evaluation mode, on `device`.
 
     Raises:
-        UserError: see `load_checkpoint`; or the weights do not fit the shape written beside them.
+        UserError: see `load_checkpoint`; or the weights do not have the shapes that the settings give.
     """
     content = load_checkpoint(path)
     try:
@@ -134,10 +137,10 @@ def load_bundle(path: Path, device: torch.device) -> Bundle:
 
 
 def model_content(model: GPT, vocabulary: Vocabulary, config: Config, info: dict[str, Any]) -> dict[str, Any]:
-    """What `load_bundle` needs to find in a checkpoint."""
+    """The part of a checkpoint that `load_bundle` reads."""
     return {
         "model": model.state_dict(),
-        "row_of": vocabulary.id_of,
+        "row_of": vocabulary.id_of,  # the key is part of the file format
         "log_prior": vocabulary.log_prior,
         "config": config.to_dict(),
         "info": info,

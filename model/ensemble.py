@@ -170,7 +170,7 @@ class Ensemble(nn.Module):
             start = end
         if self.ngram and self.unigram is not None:
             last = hidden[:, start:].long().cpu().numpy()
-            counted = self.ngram.spread(self.ngram.contexts(last), self.unigram, self.vocabulary.id_of.numpy())
+            counted = self.ngram.next_probs(self.ngram.contexts(last), self.unigram, self.vocabulary.id_of.numpy())
             total.add_(torch.from_numpy(counted).to(total), alpha=self.ngram_share)
         return total
 

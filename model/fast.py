@@ -1,7 +1,7 @@
-"""Faster twins of model/transformer.py: `for_writing` writes tokens one by one, `for_training` trains on a CPU.
+"""Faster versions of model/transformer.py: `for_writing` for writing token by token, `for_training` for training.
 
-They give the same numbers as the plain model, to a rounding (dropout: with other random numbers). The tests hold that;
-benchmarks/ has what each of them gains. Shapes as in model/transformer.py.
+They compute what the plain model computes, up to rounding; only dropout draws other random numbers. Tests compare the
+two, and benchmarks/ measures the gain of each. Shapes as in model/transformer.py.
 """
 
 import copy
@@ -20,14 +20,14 @@ from model.ensemble import Ensemble
 from model.language_model import LanguageModel
 from model.transformer import GPT, Block, DotProductAttention
 
-FEW = 8  # rows; with more of them torch's own product keeps all cores busy
-LARGE = 1 << 17  # weights; a smaller product is done before a second core could begin
+FEW = 8  # rows of a matrix product; with more of them torch itself uses all cores
+LARGE = 1 << 17  # numbers in a weight matrix; with fewer, sharing the product costs more time than it saves
 LEVELS = 1 << 8  # a dropout probability is a multiple of 1 / LEVELS on a CPU
 Pair = tuple[Tensor, Tensor]  # weight and bias
 
 
 class Layer(NamedTuple):
-    """The parameters of a block. Asking the modules for them takes as long as some of the products."""
+    """The parameters of a block. Looking them up in the modules takes as long as some of the products."""
 
     ln_1: Pair
     c_attn: Pair
@@ -38,22 +38,22 @@ class Layer(NamedTuple):
 
     @classmethod
     def of(cls, block: Block) -> "Layer":
-        """Of this block, each weight laid out for writing."""
+        """The parameters of `block`, in the memory layout that is fastest for writing."""
         attn, mlp = block.attn, block.mlp
         modules = block.ln_1, attn.c_attn, attn.c_proj, block.ln_2, mlp.c_fc, mlp.c_proj
-        return cls(*((laid_out(module.weight.detach()), module.bias.detach()) for module in modules))
+        return cls(*((column_major(module.weight.detach()), module.bias.detach()) for module in modules))
 
 
 class Writer:
-    """A GPT that writes: one more token of each text takes as few calls as it can. Made by `for_writing`.
+    """A copy of a GPT that reads one more token of each text in few calls of torch; see `for_writing`.
 
-    It sees the weights as they were when it was made. No gradient, no dropout.
+    It uses the weights that the GPT had when the copy was made. It has no gradient and no dropout.
     """
 
     def __init__(self, model: GPT) -> None:
         self.model, self.config = model, model.config
         self.wte, self.wpe = model.wte, model.wpe.weight.detach()
-        self.embedding, self.bias = laid_out(model.wte.weight.detach()), model.head_bias
+        self.embedding, self.bias = column_major(model.wte.weight.detach()), model.head_bias
         self.layers = [Layer.of(block) for block in model.h]  # type: ignore[arg-type]
         self.ln_f = model.ln_f.weight.detach(), model.ln_f.bias.detach()
 
@@ -76,7 +76,7 @@ class Writer:
         return self.model.num_parameters()
 
     def step(self, ids: Tensor, cache: Cache) -> Tensor:
-        """Hidden states (B, C) after one more token of each text, ids (B,); the cache is updated."""
+        """Hidden states (B, C) of one more token of each text, ids (B,). The cache is updated."""
         config, B, seen = self.config, len(ids), max(cache.lengths)
         assert seen < config.block_size, f"{seen} + 1 tokens exceed the context of {config.block_size}"
         C, H = (config.n_embd,), config.n_head
@@ -98,25 +98,25 @@ class Writer:
         return torch.layer_norm(x, C, *self.ln_f)
 
 
-def laid_out(weight: Tensor) -> Tensor:
-    """A matrix with more outputs than inputs, column by column in memory, if it is on a CPU; else as it is.
+def column_major(weight: Tensor) -> Tensor:
+    """The same matrix, stored column by column if it is on a CPU and has more outputs than inputs.
 
-    The numbers and the shape are the same, but torch reads it two to three times as fast for a product of few rows.
+    With this layout a product of few rows is two to three times as fast.
     """
     wide = weight.dim() == 2 and weight.shape[0] > weight.shape[1]
     return weight.t().contiguous().t() if wide and weight.device.type == "cpu" else weight
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b, (..., O), of x (..., C), weight (O, C) and bias (O,): F.linear, to a rounding.
+    """x W^T + b, (..., O), for x (..., C), weight (O, C) and bias (O,). Equal to F.linear up to rounding.
 
-    A text is written by products of one row, and torch gives these to one core. Here each core computes a part of the
-    outputs, as one product of a batch.
+    Writing one text takes products of one row, for which torch uses one core. Here each core computes a part of the
+    outputs: a batched product with one part for each core.
     """
     rows, (outputs, C), cores = x.numel() // weight.shape[1], weight.shape, torch.get_num_threads()
     if weight.numel() < LARGE or x.device.type != "cpu" or cores == 1 or not fewest_rows() <= rows <= FEW:
         return F.linear(x, weight, bias)
-    even = outputs - outputs % cores  # those that can be shared evenly
+    even = outputs - outputs % cores  # outputs that can be divided evenly among the cores
     shared = x.reshape(1, rows, C).expand(cores, rows, C)
     parts = weight[:even].unflatten(0, (cores, -1)).transpose(1, 2)  # (cores, C, even / cores)
     y = torch.bmm(shared, parts) if bias is None else torch.baddbmm(bias[:even].view(cores, 1, -1), shared, parts)
@@ -128,16 +128,16 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @cache
 def fewest_rows() -> int:
-    """Rows from which on sharing pays. MKL itself shares fewer on Intel's processors, and on no others."""
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return 4 if str(able.get("cpu_name", "")).startswith("Intel") else 1
+    """The fewest rows for which sharing saves time. On Intel's processors MKL itself shares products of fewer rows."""
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return 4 if str(features.get("cpu_name", "")).startswith("Intel") else 1
 
 
 class Dropout(nn.Dropout):
-    """torch's, with random numbers that cost a sixth on a CPU, where torch draws each in double precision.
+    """Dropout whose random numbers take a sixth of the time on a CPU, where torch draws each in double precision.
 
-    Eight numbers share one 64-bit random number, and p is the nearest multiple of 1 / 256 between 0 and 1. (Not where
-    this is compiled: torch can't trace such a draw.)
+    One 64-bit random number decides over eight elements, so p is rounded to a multiple of 1 / 256 (never to 0 or 1).
+    Compiled code uses torch's dropout, because torch can't trace this way of drawing.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class Dropout(nn.Dropout):
 
 
 class Float32Attention(DotProductAttention):
-    """The same in float32: in bfloat16 torch's gradient of it takes four times as long on a CPU."""
+    """The same, computed in float32. On a CPU its gradient takes torch four times as long in bfloat16."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         with torch.autocast("cpu", enabled=False):
@@ -160,7 +160,10 @@ class Float32Attention(DotProductAttention):
 
 
 def for_writing(model: LanguageModel) -> LanguageModel:
-    """The model as it writes fastest: a GPT, and the members of an ensemble, as a Writer. It sees today's weights."""
+    """The fastest version of a model for writing: a GPT, and each member of an ensemble, becomes a Writer.
+
+    It keeps the weights that the model has now.
+    """
     if isinstance(model, GPT):
         return Writer(model)
     if isinstance(model, Ensemble):
@@ -171,21 +174,23 @@ def for_writing(model: LanguageModel) -> LanguageModel:
 
 
 def shape_multiple(config: Config, device: torch.device, dtype: torch.dtype) -> int:
-    """Of what number a batch should have a multiple of places, for there is code to be made for each shape."""
+    """The padded length of a batch should be a multiple of this: making code for a new shape takes time."""
     if config.machine.compile:
         return config.model.block_size
     return 2 if dtype == torch.bfloat16 and config.model.block_size % 2 == 0 else 1
 
 
 def for_training(model: GPT, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> GPT:
-    """The model on `device`, changed in place so that a step takes less time; its parameters stay as they are.
+    """Move the model to `device` and change it in place so that a training step takes less time.
+
+    The parameters keep their values and names.
 
     Args:
         dtype: of the matrix products.
-        compiled: the blocks go through torch.compile.
+        compiled: whether to compile the blocks with torch.compile.
 
     Raises:
-        UserError: there is no compiler, which torch.compile needs.
+        UserError: there is no C++ compiler, which torch.compile needs.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -193,7 +198,7 @@ def for_training(model: GPT, device: torch.device, dtype: torch.dtype, *, compil
                 setattr(module, name, Dropout(child.p))
             elif type(child) is DotProductAttention and device.type == "cpu" and dtype == torch.bfloat16:
                 setattr(module, name, Float32Attention())
-    model.wte.sparse = device.type == "cpu"  # its gradient joins the head's without being made dense first
+    model.wte.sparse = device.type == "cpu"  # the gradient of the head is added to it without making it dense first
     if compiled:
         compile_blocks(model)
     return model.to(device)

@@ -1,4 +1,4 @@
-"""What every model that predicts and writes tweets offers, be it one GPT or an ensemble."""
+"""The interface of every model that can be scored and can write tweets: one GPT, or an ensemble."""
 
 from typing import Any, Protocol
 
@@ -8,21 +8,21 @@ from config.schema import ModelConfig
 
 
 class LanguageModel(Protocol):
-    """What `score` and `generate` use of a model (model.transformer.GPT and its fast twin, model.ensemble.Ensemble).
+    """What `score` and `generate` need of a model: model.transformer.GPT, model.fast.Writer, model.ensemble.Ensemble.
 
-    Shapes: B texts, T tokens given, V = vocab_size, K numbers a position, whose meaning is the model's own.
-    A `cache` is the one that the same model's `new_cache` made.
+    Shapes: B texts, T tokens given, V = vocab_size, K numbers in a hidden state (their meaning depends on the model).
+    A `cache` must come from `new_cache` of the same model.
     """
 
     @property
     def config(self) -> ModelConfig: ...
     @property
     def wte(self) -> nn.Embedding:
-        """Its weight has the device and the type of the model."""
+        """The embedding. Its weight has the device and the number format of the model."""
         ...
 
     def trunk(self, ids: Tensor, cache: Any = None) -> Tensor:
-        """Hidden states (B, T, K) of the ids (B, T): all that `head` needs."""
+        """Hidden states (B, T, K) of the ids (B, T): the input of `head`."""
         ...
 
     def head(self, hidden: Tensor, /) -> Tensor:

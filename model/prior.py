@@ -1,9 +1,10 @@
-"""Which of the tokens that training never saw are likely: a prior from what is known of them without having seen them.
+"""The prior of unseen tokens: how likely each token is that does not occur in the training tweets.
 
-A log-linear model over the unseen tokens of each shape, with three features: where GPT-2's tokenizer merged the token
-(early means frequent, on the web; once plain and once squared), and how often the tweets use the same word in another
-form: a tweet that says "Rockets" makes " rockets" likelier. How much each counts is fitted to the tokens that training
-saw once: those are what the unseen look like when one of them comes (Good 1953).
+It is a log-linear model over the unseen tokens of each shape, with three features. The first is the log of the rank at
+which GPT-2's tokenizer merged the token (a low rank means that it is frequent on the web), the second its square. The
+third is how often the tweets use the same word in another form: if they use "Rockets", then " rockets" is likelier.
+The weights of the features are fitted to the tokens that occur once in training: these are most like an unseen token
+that occurs for the first time (Good 1953).
 """
 
 from collections import defaultdict
@@ -13,50 +14,51 @@ from torch import Tensor
 
 from model.tokenizer import Tokenizer
 
-ZIPF = (-0.7, 0.0, 0.0)  # frequency falls with merge rank; where the fit begins, and where little text leaves it
-STIFFNESS = 1.0  # nats that a weight costs which is 1 away from there
+ZIPF = (-0.7, 0.0, 0.0)  # initial weights: p ~ rank^-0.7; with little text the fitted weights stay close to them
+L2_PENALTY = 1.0  # nats added to the cost for a weight that is 1 away from its initial value
 
 
 def unseen_log_weights(counts: Tensor, unseen: Tensor, shapes: Tensor, tokenizer: Tokenizer) -> Tensor:
-    """Log weight of every token, (50257,) float64, to be compared among the unseen of one shape.
+    """Log weight of every token, (50257,) float64: a softmax over the unseen tokens of one shape gives their prior.
 
     Args:
-        counts: (50257,) uses of each token in the training tweets.
-        unseen: (50257,) the tokens to choose from.
-        shapes: (50257,) the shape of each.
+        counts: (50257,) how often each token occurs in the training tweets.
+        unseen: (50257,) whether the token counts as unseen.
+        shapes: (50257,) the shape of each token; see model/vocabulary.py.
     """
     features = features_of(counts, tokenizer)
     used = ~unseen & (counts > 0)
-    seldom = used & (counts == counts[used].min()) if bool(used.any()) else used
+    rarest = used & (counts == counts[used].min()) if bool(used.any()) else used
     log_weights = torch.zeros(len(counts), dtype=torch.float64)
     for shape in shapes.unique():
-        choice = (shapes == shape) & (unseen | seldom)
-        log_weights[choice] = features[choice] @ fit(features[choice], seldom[choice])
+        choice = (shapes == shape) & (unseen | rarest)
+        log_weights[choice] = features[choice] @ fit(features[choice], rarest[choice])
     return log_weights
 
 
 def fit(features: Tensor, chosen: Tensor) -> Tensor:
-    """Weights (F,) under which softmax(features @ weights) gives the `chosen` (n,) of n tokens most probability.
+    """The weights (F,) that make the `chosen` (n,) of n tokens likeliest under softmax(features @ weights).
 
-    Newton's method; the cost is convex, and a step that would not lower it is halved.
+    The cost is their negative log likelihood plus the L2 penalty. It is convex; Newton's method minimises it, and a
+    step that would not lower the cost is halved.
     """
     start = torch.tensor(ZIPF, dtype=torch.float64)
-    stiffness = 2 * STIFFNESS * torch.eye(len(start), dtype=torch.float64)
+    penalty = 2 * L2_PENALTY * torch.eye(len(start), dtype=torch.float64)
     wanted, count = features[chosen].sum(0), chosen.sum()
 
     def cost(weights: Tensor) -> Tensor:
         return (
             count * (features @ weights).logsumexp(0)
             - wanted @ weights
-            + STIFFNESS * (weights - start) @ (weights - start)
+            + L2_PENALTY * (weights - start) @ (weights - start)
         )
 
     weights = start
     for _ in range(50):
         expected = (features @ weights).softmax(0)
-        away = features - expected @ features
-        gradient = count * expected @ features - wanted + stiffness @ (weights - start)
-        step = torch.linalg.solve(count * (away * expected[:, None]).T @ away + stiffness, gradient)
+        centred = features - expected @ features
+        gradient = count * expected @ features - wanted + penalty @ (weights - start)
+        step = torch.linalg.solve(count * (centred * expected[:, None]).T @ centred + penalty, gradient)
         while bool(cost(weights - step) > cost(weights)) and bool(step.abs().max() > 1e-9):
             step = step / 2
         weights = weights - step
@@ -66,7 +68,7 @@ def fit(features: Tensor, chosen: Tensor) -> Tensor:
 
 
 def features_of(counts: Tensor, tokenizer: Tokenizer) -> Tensor:
-    """(50257, 3): log merge rank, its square about its mean, and log(1 + uses of the same word in other forms)."""
+    """(50257, 3): log merge rank; its squared distance from the mean; log(1 + uses of the word in other forms)."""
     rank = torch.arange(1, len(counts) + 1, dtype=torch.float64).log()
     uses: defaultdict[bytes, int] = defaultdict(int)
     words = [token.strip().lower() for token in tokenizer.token_bytes]

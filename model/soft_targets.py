@@ -1,13 +1,13 @@
-"""What a teacher expects at every place of the training text, small enough to keep: the likeliest ids, and a tail.
+"""Soft targets: a teacher's probabilities at every position of the training text, stored in little memory.
 
-A teacher's full distribution at 49,000 places over 8,000 ids is 1.6 GB. Kept are the top k ids of each place; the
-probability of all the others is spread over them in proportion to one distribution shared by all places (`base`, the
-unigram, say):
+The full distributions of 49,000 positions over 8,000 ids take 1.6 GB. Only the top k ids of each position are stored.
+The probability of all other ids, the tail, is divided in proportion to one distribution that all positions share
+(`base`, the unigram for example):
 
     p(v) = sum over k of probs[k] [ids[k] = v]  +  tail * base(v)
 
-The tail reaches every id, so `probs` holds what an id has beyond its part of the tail (slightly negative at times).
-A student's cross-entropy then needs no dense target: -(probs . log q[ids]) - tail * (base . log q).
+The tail covers every id, so `probs` holds the probability of an id minus its part of the tail, which may be slightly
+negative. A student's cross-entropy then needs no dense target: -(probs . log q[ids]) - tail * (base . log q).
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Distributions over V ids at N predicted tokens, counted tweet by tweet; each sums to 1.
+    """Distributions over V ids at the N predicted positions of a dataset, tweet by tweet; each sums to 1.
 
     Attributes:
-        ids: (N, k) int32, the likeliest ids of each place.
-        probs: (N, k) float32, their probability beyond tail * base.
-        tail: (N,) float32, how much of `base` there is.
-        base: (V,) float32, what the tails look like; sums to 1.
+        ids: (N, k) int32, the likeliest ids at each position.
+        probs: (N, k) float32, their probability minus tail * base.
+        tail: (N,) float32, the factor of `base` at each position.
+        base: (V,) float32, the distribution of the tails; sums to 1.
     """
 
     ids: Tensor
@@ -37,7 +37,7 @@ class SoftTargets:
         return len(self.tail)
 
     def take(self, index: Tensor) -> "SoftTargets":
-        """The places `index` (n,) only, in that order."""
+        """The soft targets at the positions `index` (n,), in that order."""
         return SoftTargets(self.ids[index], self.probs[index], self.tail[index], self.base)
 
     def to(self, device: torch.device) -> "SoftTargets":
@@ -46,12 +46,12 @@ class SoftTargets:
 
 
 def compress(dense: Tensor, base: Tensor, top_k: int) -> SoftTargets:
-    """Keep the `top_k` likeliest ids of each place and spread the rest by `base`.
+    """Store the `top_k` likeliest ids of each position; divide the rest in proportion to `base`.
 
     Args:
-        dense: (N, V) probabilities; normalised again, so a rounding error in their sum does no harm.
+        dense: (N, V) probabilities; normalised here, so their sums may have rounding errors.
         base: (V,) probabilities, all above 0.
-        top_k: ids to keep; V or more keeps everything. The flatter the teacher, the more it takes.
+        top_k: number of ids to store; V or more stores everything. A flatter distribution needs more.
     """
     base = base.double() / base.double().sum()
     assert bool((base > 0).all()), "an id without base probability could never be in a tail"
@@ -59,22 +59,22 @@ def compress(dense: Tensor, base: Tensor, top_k: int) -> SoftTargets:
     total = dense.sum(-1, dtype=torch.float64)
     top = top.double() / total[:, None]
     left = (1.0 - top.sum(-1)).clamp(min=0.0)
-    room = 1.0 - base[ids].sum(-1)  # what base gives to the ids that are not kept; none if all are
+    room = 1.0 - base[ids].sum(-1)  # what base gives to the ids that are not stored; 0 if all are
     tail = torch.where(room > 1e-9, left / room.clamp(min=1e-9), 0.0)
     probs = top - tail[:, None] * base[ids]
-    probs += (1.0 - tail - probs.sum(-1))[:, None] / probs.shape[-1]  # rounding, and what no tail could hold
+    probs += (1.0 - tail - probs.sum(-1))[:, None] / probs.shape[-1]  # rounding errors, and what the tail cannot hold
     return SoftTargets(ids.int(), probs.float(), tail.float(), base.float())
 
 
 def dense(targets: SoftTargets, index: Tensor) -> Tensor:
-    """Full distributions (n, V) at the places `index` (n,)."""
+    """Full distributions (n, V) at the positions `index` (n,)."""
     chosen = targets.take(index)
     full = chosen.tail[:, None] * chosen.base
     return full.scatter_add_(1, chosen.ids.long(), chosen.probs)
 
 
 def concatenate(parts: Sequence[SoftTargets]) -> SoftTargets:
-    """All places of `parts`, one after another; they must share one base and one k."""
+    """The positions of all `parts`, one after another. All parts must have the same base and the same k."""
     base = parts[0].base
     assert all(torch.equal(part.base, base) for part in parts), "soft targets with different bases can't be joined"
     ids, probs, tail = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "probs", "tail"))

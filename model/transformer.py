@@ -3,10 +3,10 @@
     ids -> wte + wpe -> n_layer x [ ln_1 -> attention -> +  |  ln_2 -> MLP (GELU) -> + ] -> ln_f -> logits
 
 Pre-norm, learned positions, GELU in its tanh form, biases, and a head that shares its weights with the embedding, as in
-Radford et al. 2019 and OpenAI's released code, with its names, so that export is a renaming. One addition: a bias for
-each output, which folds into a stock GPT-2 on export (export/stock.py).
+Radford et al. 2019 and OpenAI's released code. The modules have the names of that code, so export only renames weights.
+There is one addition: a bias for each output. Export turns it into weights of a standard GPT-2 (export/stock.py).
 
-Shapes: B texts, T tokens given, S tokens seen so far (in the cache, and given), C = n_embd, H = n_head, D = C / H,
+Shapes: B texts, T new tokens, S tokens in all (those in the cache and the new ones), C = n_embd, H = n_head, D = C / H,
 V = vocab_size.
 """
 
@@ -23,8 +23,8 @@ from model.cache import Cache
 class DotProductAttention(nn.Module):
     """softmax(q k^T / sqrt(D)) v for every head: (B, H, T, D) from q (B, H, T, D) and k, v (B, H, S, D).
 
-    `mask` (B, 1, T, S) is true where a token may look. Without one, `causal` says whether later tokens are hidden.
-    It has no parameters. It is a module so that its inputs can be seen by a hook (inspection/attention.py).
+    `mask` (B, 1, T, S) is true where a token may attend. Without a mask, `causal` hides later tokens. It has no
+    parameters; it is a module so that a hook can read its inputs (inspection/attention.py).
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -32,7 +32,7 @@ class DotProductAttention(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each token compares its query q with the keys k of the tokens before it, and takes the mean of their values v."""
+    """Compares a token's query q with the keys k of all tokens up to it; the result is a mean of their values v."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Works on each token by itself: from C out to 4C, through GELU, back to C."""
+    """Transforms each token separately: from C to 4C numbers, GELU, and back to C."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP. Each adds its result to the residual stream: the skip connection."""
+    """Attention, then MLP. The result of each is added to its input (a skip connection): the residual stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -84,11 +84,11 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The whole model. `forward(ids, cache=None)` gives logits, always.
+    """The whole model. `forward(ids, cache=None)` returns logits.
 
     Args:
         config: the model's shape.
-        vocab_size: V, the number of ids it knows (model/vocabulary.py).
+        vocab_size: V, the number of the model's ids (model/vocabulary.py).
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -103,7 +103,7 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """GPT-2's start: normal(0, 0.02), zero biases; what adds to the stream is scaled by 1/sqrt(2 n_layer)."""
+        """GPT-2's initial weights: normal(0, 0.02), but c_proj is scaled by 1/sqrt(2 n_layer); biases are zero."""
         for name, parameter in self.named_parameters():
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
@@ -117,7 +117,8 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Logits (B, T, V) of the token after each of the ids (B, T).
 
-        With a cache the ids continue what it has read, and it is updated. Together they may not exceed block_size.
+        With a cache, the ids continue its texts, and their keys and values are added to it. A text may have at most
+        block_size tokens in all.
         """
         return self.head(self.trunk(ids, cache))
 
@@ -125,9 +126,9 @@ class GPT(nn.Module):
         """Hidden states after the last block and ln_f, (B, T, C), for ids (B, T)."""
         T, seen = ids.shape[1], max(cache.lengths) if cache is not None else 0
         assert seen + T <= self.config.block_size, f"{seen} + {T} tokens exceed the context of {self.config.block_size}"
-        positions = None if cache is None else cache.positions(T)  # None: the same in every text
+        positions = None if cache is None else cache.positions(T)  # None: positions are the same in every text
         wpe = self.wpe.weight[seen : seen + T] if positions is None else self.wpe(positions)
-        mask = None  # without positions every token sees all there is, or all before it
+        mask = None  # not needed without positions: then T is 1, or attention is causal
         if positions is not None:
             mask = torch.arange(seen + T, device=ids.device) <= positions[:, None, :, None]  # (B, 1, T, S)
         x = self.drop(self.wte(ids) + wpe)
@@ -149,5 +150,5 @@ class GPT(nn.Module):
         return Cache(self.config, batch_size, device=weight.device, dtype=weight.dtype)
 
     def num_parameters(self) -> int:
-        """Parameters, the shared embedding and head counted once."""
+        """Number of parameters. The weights that embedding and head share are counted once."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -1,4 +1,4 @@
-"""Checkpoints: what is whole comes back, what is not is refused in one line, and no code inside ever runs."""
+"""Checkpoints: an intact one is loaded, any other is refused in one line, and code in a file is never run."""
 
 import pickle
 import zipfile
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Bomb:
-    """Pickles into a call that would leave a file behind."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -25,7 +25,7 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def test_a_model_comes_back(trained: tuple[Config, Bundle]) -> None:
+def test_a_saved_model_is_loaded_with_equal_weights(trained: tuple[Config, Bundle]) -> None:
     config, bundle = trained
     again = load_bundle(config.paths.best_model, CPU)
     assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), bundle.model.parameters(), strict=True))
@@ -33,7 +33,7 @@ def test_a_model_comes_back(trained: tuple[Config, Bundle]) -> None:
     assert torch.equal(again.vocabulary.id_of, bundle.vocabulary.id_of) and not again.model.training
 
 
-def test_missing_and_cut_short(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
+def test_a_missing_or_cut_off_file_is_refused(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint at"):
         load_checkpoint(tmp_path / "none.pth")
     whole = trained[0].paths.best_model.read_bytes()
@@ -67,7 +67,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
         load_checkpoint(plain)
     assert not mark.exists()
     pickle.loads(plain.read_bytes())
-    assert mark.exists(), "the bomb would have gone off"
+    assert mark.exists(), "loading the pickle without the check runs its code"
 
 
 def test_foreign_files_are_refused(tmp_path: Path, trained: tuple[Config, Bundle]) -> None:
@@ -115,11 +115,11 @@ def test_settings_of_another_version(
     content["config"]["distill"]["gone_since"] = 1
     del content["config"]["model"]["from_the_future"], content["config"]["evaluate"], content["config"]["train"]["seed"]
     save_checkpoint(tmp_path / "old.pth", {key: value for key, value in content.items() if key != "format"})
-    assert load_bundle(tmp_path / "old.pth", CPU).config == trained[0]  # settings that came later: the defaults
+    assert load_bundle(tmp_path / "old.pth", CPU).config == trained[0], "a setting that the file lacks is the default"
 
 
 def test_the_same_content_makes_the_same_bytes(tmp_path: Path) -> None:
-    """Neither the file's name nor the process that wrote it is in it."""
+    """The bytes depend neither on the name of the file nor on the process that wrote it."""
     for name in ("one.pth", "two.pth"):
         save_checkpoint(tmp_path / name, {"model": {"w": torch.arange(5.0)}, "info": {"epoch": 1}})
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()

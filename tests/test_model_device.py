@@ -1,4 +1,4 @@
-"""The memory that training keeps."""
+"""`keep_memory`: freed memory is reused, and products of many shapes do not fill the memory."""
 
 import mmap
 import os
@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from model.device import PRODUCTS_KEPT
+from model.device import CACHE_VARIABLES
 
 FAULTS = """
 import resource, sys
@@ -19,7 +19,7 @@ from model.device import keep_memory
 if sys.argv[1] == "kept":
     keep_memory()
 for turn in range(24):
-    if turn == 4:  # by then the heap has found its size
+    if turn == 4:  # by then the heap no longer grows
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.empty(10_000_000).fill_(1.0)  # 40 MB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_kept_memory_is_not_faulted_in_again() -> None:
+def test_reused_memory_causes_few_page_faults() -> None:
     faults = {}
     for how in ("kept", "given back"):
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
@@ -64,7 +64,7 @@ print(resident() - before)
 )
 def test_products_of_many_shapes_do_not_fill_the_memory() -> None:
     grown = {}
-    usual = {name: value for name, value in os.environ.items() if name not in PRODUCTS_KEPT}  # other tests set them
+    usual = {name: value for name, value in os.environ.items() if name not in CACHE_VARIABLES}  # other tests set them
     for how in ("few", "all"):
         command = [sys.executable, "-c", SHAPES, how]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=usual)

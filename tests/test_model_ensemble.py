@@ -38,7 +38,7 @@ def model(seed: int, vocab_size: int, *, width: int = 16) -> GPT:
 
 @pytest.fixture(scope="module")
 def vocabulary(tweets: list[Tweet]) -> Vocabulary:
-    """That of the made-up tweets."""
+    """The vocabulary of the made-up tweets."""
     return Vocabulary.build(CONFIG.model, TOKENIZER, TOKENIZER.encode_batch([tweet.text for tweet in tweets]))
 
 
@@ -92,8 +92,8 @@ def test_a_text_read_in_parts_gives_what_it_gives_at_once(ensemble: Ensemble, tw
     torch.testing.assert_close(torch.cat(parts, 1), at_once, atol=1e-4, rtol=1e-4)
 
 
-def test_writes_as_a_model_does(ensemble: Ensemble) -> None:
-    """At temperature 0 each token that it wrote is the likeliest one when the whole text is read again."""
+def test_writing_token_by_token_gives_the_likeliest_tokens(ensemble: Ensemble) -> None:
+    """At temperature 0, each token that was written is the likeliest one when the whole text is read at once."""
     bundle = Bundle(ensemble, TOKENIZER, ensemble.vocabulary, CONFIG, {})
     settings = replace(CONFIG.generate, num_samples=20, temperature=0.0, max_new_tokens=12)
     for prompt in ("", "The rocket"):
@@ -106,7 +106,7 @@ def test_writes_as_a_model_does(ensemble: Ensemble) -> None:
             assert sample.ids[given:] == chosen and len(chosen) >= 1
 
 
-def test_unseen_tokens_cost_what_they_cost_over_all_of_gpt2s_tokens(
+def test_scores_of_unseen_tokens_equal_those_over_all_of_gpt2s_tokens(
     vocabulary: Vocabulary, tweets: list[Tweet]
 ) -> None:
     models = [model(seed, vocabulary.vocab_size) for seed in (1, 2)]

@@ -1,4 +1,4 @@
-"""The fast twins against the plain model; that one is held to transformers' in test_model_transformer.py."""
+"""The faster versions against the plain model, which test_model_transformer.py compares with that of transformers."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ def make(settings: SettingsOf) -> Callable[..., GPT]:
 
 @torch.no_grad()
 def one_more(model: LanguageModel, texts: Tensor, lengths: list[int], more: Tensor) -> tuple[Tensor, list[int]]:
-    """Logits (B, V) after one more token each, where each text has read so many of `texts` (B, T)."""
+    """Logits (B, V) after one more token of each text; the cache holds the first `lengths` tokens of `texts` (B, T)."""
     cache = model.new_cache(len(texts))
     model.trunk(texts, cache)
     cache.lengths = list(lengths)
@@ -96,7 +96,7 @@ def test_the_members_of_an_ensemble_become_writers_and_the_ensemble_stays(make: 
     torch.testing.assert_close(one_more(writing, *where)[0], one_more(ensemble, *where)[0], atol=1e-4, rtol=1e-4)
 
 
-def test_a_writer_minds_the_context(make: Callable[..., GPT]) -> None:
+def test_a_writer_refuses_more_tokens_than_the_context(make: Callable[..., GPT]) -> None:
     with pytest.raises(AssertionError, match="context of 10"):
         one_more(for_writing(make()), torch.zeros(1, 10, dtype=torch.long), [10], torch.zeros(1, dtype=torch.long))
 
@@ -104,7 +104,7 @@ def test_a_writer_minds_the_context(make: Callable[..., GPT]) -> None:
 @pytest.mark.parametrize("outputs", [2, 7, 60, 61])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (FEW, 1), (FEW + 1, 1), (0, 1), (1,), ()])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_a_product_is_the_sum(
+def test_a_product_equals_the_sum_over_the_inputs(
     monkeypatch: pytest.MonkeyPatch, cores: int, outputs: int, shape: tuple[int, ...], with_bias: bool
 ) -> None:
     monkeypatch.setattr(model.fast, "LARGE", 1)

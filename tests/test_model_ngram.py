@@ -1,4 +1,4 @@
-"""model/ngram.py against a slow Kneser-Ney that is written straight from the formula, over dicts of tuples."""
+"""model/ngram.py against a slow Kneser-Ney model, written from the formula with dictionaries of tuples."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from config.schema import Config
-from model.ngram import NGram, choose_order, estimate_discounts, leave_one_out, left_out_rows
+from model.ngram import NGram, choose_order, estimate_discounts, leave_one_out, leave_one_out_probs
 from model.soft_targets import dense
 from model.tokenizer import END, NUM_TOKENS, load_tokenizer
 from model.vocabulary import Vocabulary
@@ -21,7 +21,7 @@ FLOOR /= FLOOR.sum()
 
 
 def corpus(number: int = 80, *, seed: int = 0) -> list[list[int]]:
-    """Framed tweets over few, unevenly frequent tokens; some unfinished, some empty, some twice, some tokens once."""
+    """Framed tweets of few tokens with uneven frequencies; some are unfinished, empty or repeated."""
     random = np.random.default_rng(seed)
     tweets = []
     for place in range(number):
@@ -34,7 +34,7 @@ def corpus(number: int = 80, *, seed: int = 0) -> list[list[int]]:
 
 
 class Slow:
-    """Kneser-Ney from the formula; nothing is remembered, sorted or taken in one go."""
+    """Kneser-Ney, computed from the formula for each context separately."""
 
     def __init__(self, tweets: Sequence[Sequence[int]], order: int, discounts: list[np.ndarray] | None = None) -> None:
         self.order = order
@@ -47,7 +47,7 @@ class Slow:
         self.discounts = discounts or [self.estimate(counts) for counts in self.counts[1:]]
 
     def count(self, gram: Gram) -> int:
-        """Occurrences of the longest grams and of those that open a tweet; for others, different tokens before."""
+        """Occurrences of the longest grams and of those that begin a tweet; else the number of tokens before."""
         length = len(gram)
         if length == self.order or (length > 1 and gram[0] == END):
             return self.occurrences[length][gram]
@@ -62,7 +62,7 @@ class Slow:
         return discounts
 
     def distribution(self, context: Gram) -> np.ndarray:
-        """(50257,) after a context that may be longer than the model looks back."""
+        """Probabilities (50257,) after a context, of which only the last order - 1 tokens count."""
         context = context[max(0, len(context) - self.order + 1) :]
         lower = FLOOR if not context else self.distribution(context[1:])
         if not context:
@@ -122,7 +122,7 @@ def test_context_never_crosses_tweets() -> None:
 
 
 def test_unigram_by_hand() -> None:
-    """Counts 1, 1, 1, 2, 2, 3, 4: discounts by hand from how many there are of each."""
+    """The counts are 1, 1, 1, 2, 2, 3, 4; the discounts follow from how many there are of each."""
     bodies = [10, 11, 12, 13, 13, 14, 14, 15, 15, 15, 16, 16, 16, 16]
     y = 3 / (3 + 2 * 2)
     d1, d2, d3 = 1 - 2 * y * 2 / 3, 2 - 3 * y * 1 / 2, 3 - 4 * y * 1 / 1
@@ -147,7 +147,7 @@ def test_discounts_out_of_range_fall_back() -> None:
     assert estimate_discounts(np.array([7]))[1:].tolist() == [0.5, 1.0, 1.5]
 
 
-def test_choose_order_finds_how_far_the_text_looks_back() -> None:
+def test_choose_order_finds_the_context_on_which_tokens_depend() -> None:
     random = np.random.default_rng(0)
     loose = [[END, *random.integers(0, 30, 10).tolist(), END] for _ in range(200)]
     assert choose_order(loose, orders=(1, 2, 3)) == 1
@@ -161,8 +161,8 @@ def test_choose_order_finds_how_far_the_text_looks_back() -> None:
     assert choose_order(tight, orders=(1, 2, 3)) == 3
 
 
-def rows_for(tweets: list[list[int]], min_count: int = 1) -> Vocabulary:
-    """A row for each token with that many uses; the others share two rows, the even ids one and the odd ids one."""
+def vocabulary_for(tweets: list[list[int]], min_count: int = 1) -> Vocabulary:
+    """An id for each token with `min_count` uses; all other tokens share two ids, one for even and one for odd."""
     counts = Counter(token for tweet in tweets for token in tweet)
     own = sorted(token for token, count in counts.items() if count >= min_count)
     id_of = len(own) + torch.arange(NUM_TOKENS) % 2
@@ -170,32 +170,32 @@ def rows_for(tweets: list[list[int]], min_count: int = 1) -> Vocabulary:
     return Vocabulary(id_of, torch.zeros(NUM_TOKENS))
 
 
-def folded(found: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """(V,) from (50257,)."""
-    rows = torch.zeros(vocabulary.vocab_size, dtype=torch.float64)
-    return rows.index_add(0, vocabulary.id_of, torch.from_numpy(found)).numpy()
+def summed(found: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """Probabilities (V,) of the ids from those of the tokens, (50257,)."""
+    sums = torch.zeros(vocabulary.vocab_size, dtype=torch.float64)
+    return sums.index_add(0, vocabulary.id_of, torch.from_numpy(found)).numpy()
 
 
 @pytest.mark.parametrize(("order", "min_count"), [(1, 1), (2, 3), (3, 1), (4, 3)])
 def test_leave_one_out_equals_removing_the_tweet_and_counting_again(order: int, min_count: int) -> None:
     tweets = corpus(40)
-    vocabulary = rows_for(tweets, min_count)
+    vocabulary = vocabulary_for(tweets, min_count)
     model = NGram.fit(tweets, order)
     discounts = [level.discounts for level in model.levels]
-    for place, found in enumerate(left_out_rows(model, tweets, vocabulary)):
+    for place, found in enumerate(leave_one_out_probs(model, tweets, vocabulary)):
         tweet = tweets[place]
         slow = Slow(tweets[:place] + tweets[place + 1 :], order, discounts)
-        expected = [folded(slow.distribution(tuple(tweet[:end])), vocabulary) for end in range(1, len(tweet))]
+        expected = [summed(slow.distribution(tuple(tweet[:end])), vocabulary) for end in range(1, len(tweet))]
         np.testing.assert_allclose(found, np.reshape(expected, (len(tweet) - 1, -1)), atol=1e-12)
 
 
-def test_token_of_one_tweet_only_gets_its_floor_without_it() -> None:
+def test_a_token_of_one_tweet_has_only_the_floor_without_it() -> None:
     tweets = corpus(40)
-    token = 1007  # the token of its own of the tweet that corpus() made at place 7
+    token = 1007  # a token that only the tweet at place 7 of corpus() uses
     (place,) = (n for n, tweet in enumerate(tweets) if token in tweet)
-    vocabulary = rows_for(tweets)
+    vocabulary = vocabulary_for(tweets)
     model = NGram.fit(tweets, 2)
-    found = list(left_out_rows(model, tweets, vocabulary))[place]
+    found = list(leave_one_out_probs(model, tweets, vocabulary))[place]
     without = NGram.fit(tweets[:place] + tweets[place + 1 :], 2)
     for level, full in zip(without.levels, model.levels, strict=True):
         level.discounts = full.discounts
@@ -204,16 +204,16 @@ def test_token_of_one_tweet_only_gets_its_floor_without_it() -> None:
     assert found[0, int(vocabulary.id_of[token])] == pytest.approx(rest * FLOOR[token])
 
 
-def test_leave_one_out_leaves_the_model_as_it_was_and_keeps_all() -> None:
+def test_leave_one_out_restores_the_model_and_covers_all_tokens() -> None:
     tweets = corpus()
-    vocabulary = rows_for(tweets)
+    vocabulary = vocabulary_for(tweets)
     model, fresh = NGram.fit(tweets, 3), NGram.fit(tweets, 3)
     targets = leave_one_out(model, tweets, vocabulary, vocabulary.vocab_size)
     for level, other in zip(model.levels, fresh.levels, strict=True):
         np.testing.assert_array_equal(level.counts, other.counts)
         np.testing.assert_array_equal(level.occurrences, other.occurrences)
     assert len(targets) == sum(len(tweet) - 1 for tweet in tweets)
-    expected = np.concatenate(list(left_out_rows(model, tweets, vocabulary)))
+    expected = np.concatenate(list(leave_one_out_probs(model, tweets, vocabulary)))
     np.testing.assert_allclose(dense(targets, torch.arange(len(targets))), expected, atol=1e-6)
 
 
@@ -226,7 +226,7 @@ def test_an_error_inside_without_puts_the_counts_back() -> None:
 
 
 def test_known_figures_on_the_real_csv(real_csv: Path, settings: Callable[..., Config]) -> None:
-    """Mean of three random splits against values measured elsewhere on another cleaning; leave-one-out like unseen."""
+    """Means over three splits are near known values; leaving tweets out costs the same as new tweets."""
     from utils.preprocess import Tweet, preprocess
 
     tokenizer = load_tokenizer()
@@ -246,8 +246,8 @@ def test_known_figures_on_the_real_csv(real_csv: Path, settings: Callable[..., C
         found.append([bits(-sum(float(model.log_probs(t).sum()) for t in val), split.val) for model in models])
     mean = np.mean(found, axis=0)
     np.testing.assert_allclose(mean, [2.48, 2.06, 2.03], rtol=0.02)
-    vocabulary = rows_for(train)
+    vocabulary = vocabulary_for(train)
     known, nats = train[::4], 0.0  # a quarter, for speed
-    for tweet, rows in zip(known, left_out_rows(models[2], known, vocabulary), strict=True):
-        nats -= float(np.log(rows[np.arange(len(tweet) - 1), vocabulary.from_gpt2(tweet[1:]).numpy()]).sum())
+    for tweet, probs in zip(known, leave_one_out_probs(models[2], known, vocabulary), strict=True):
+        nats -= float(np.log(probs[np.arange(len(tweet) - 1), vocabulary.from_gpt2(tweet[1:]).numpy()]).sum())
     assert bits(nats, split.train[::4]) == pytest.approx(mean[2], rel=0.04)

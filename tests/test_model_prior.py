@@ -1,4 +1,4 @@
-"""The prior of unseen tokens: planted laws are found again, and little text leaves the old one."""
+"""The prior of unseen tokens: the fit recovers a known exponent, and without text the initial weights stay."""
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ from model.vocabulary import shapes_of
 
 
 @pytest.mark.parametrize("exponent", [-0.3, -1.5])
-def test_the_fall_with_merge_rank_is_found(exponent: float) -> None:
+def test_the_exponent_of_the_merge_rank_is_found(exponent: float) -> None:
     tokenizer = load_tokenizer()
     shapes = shapes_of(tokenizer)
     law = torch.arange(1, NUM_TOKENS + 1, dtype=torch.float64) ** exponent
-    law[shapes != 0] = 0  # seen are small words after a space alone; no two of them are forms of one word
+    law[shapes != 0] = 0  # only lower-case words after a space occur; no two of them are forms of one word
     seen = law.multinomial(2000, generator=torch.Generator().manual_seed(0))
     counts = torch.zeros(NUM_TOKENS, dtype=torch.long)
     counts[seen] = 1
@@ -23,7 +23,7 @@ def test_the_fall_with_merge_rank_is_found(exponent: float) -> None:
     assert slope == pytest.approx(exponent, abs=0.25)
 
 
-def test_no_weights_explain_the_chosen_better() -> None:
+def test_fit_minimises_the_cost() -> None:
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(500, 3, generator=generator, dtype=torch.float64)
     chosen = torch.rand(500, generator=generator) < 0.1
@@ -49,7 +49,7 @@ def test_a_word_used_in_another_form_is_likelier() -> None:
         for index, token in enumerate(tokenizer.token_bytes)
         if shapes[index] == 1 and token.lower()[1:] in lower and index not in forms
     ][:300]
-    for capital, small in pairs[:150]:  # both forms, the small one once: what unseen tokens look like when they come
+    for capital, small in pairs[:150]:  # both forms occur, the lower-case one once
         counts[capital], counts[small] = 5, 1
     counts[forms[1]] = 5
     weights = unseen_log_weights(counts, counts == 0, shapes, tokenizer)

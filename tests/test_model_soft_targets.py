@@ -1,4 +1,4 @@
-"""model/soft_targets.py: what is kept of a distribution, against the distribution itself."""
+"""model/soft_targets.py: compressed distributions against the full ones."""
 
 import math
 
@@ -14,7 +14,7 @@ BASE /= BASE.sum()
 
 
 def peaked(number: int = N, *, sharpness: float = 4.0, seed: int = 0) -> Tensor:
-    """Distributions like a language model's: the unigram times a factor for each place that spans decades."""
+    """Distributions like those of a language model: the unigram times random factors of very different sizes."""
     noise = torch.randn(number, V, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (BASE.log() + sharpness * noise).softmax(-1)
 
@@ -28,15 +28,15 @@ def divergence(p: Tensor, q: Tensor) -> float:
     return float((p * (p.clamp(min=1e-12) / q).log()).sum(-1).mean())
 
 
-def test_kept_rows_are_exact_and_the_rest_has_the_shape_of_the_base() -> None:
+def test_stored_ids_are_exact_and_the_rest_is_proportional_to_the_base() -> None:
     teacher = peaked()
     targets = compress(teacher, BASE, 20)
     assert targets.ids.shape == targets.probs.shape == (N, 20) and targets.ids.dtype == torch.int32
     assert targets.probs.dtype == targets.tail.dtype == targets.base.dtype == torch.float32
     found = full(targets).double()
     for place in range(0, N, 50):
-        kept = sorted(range(V), key=lambda row: -float(teacher[place, row]))[:20]
-        others = [row for row in range(V) if row not in kept]
+        kept = sorted(range(V), key=lambda index: -float(teacher[place, index]))[:20]
+        others = [index for index in range(V) if index not in kept]
         torch.testing.assert_close(found[place, kept], teacher[place, kept], atol=1e-7, rtol=1e-5)
         left = 1.0 - float(teacher[place, kept].sum())
         expected = left * BASE[others] / BASE[others].sum()
@@ -50,7 +50,7 @@ def test_sums_to_one(top_k: int) -> None:
     torch.testing.assert_close(targets.probs.sum(-1) + targets.tail, torch.ones(N), atol=1e-6, rtol=0)
 
 
-def test_all_rows_kept_is_the_teacher() -> None:
+def test_storing_all_ids_gives_the_teacher() -> None:
     torch.testing.assert_close(full(compress(peaked(), BASE, V)).double(), peaked(), atol=1e-7, rtol=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_one_hot_and_the_base_itself() -> None:
 
 @pytest.mark.parametrize(("top_k", "sharpness", "entropy"), [(64, 6.0, 1.4), (256, 5.0, 1.8), (512, 4.0, 2.4)])
 def test_gives_the_full_divergence_within_one_percent(top_k: int, sharpness: float, entropy: float) -> None:
-    """The flatter the teacher (more nats of entropy), the more rows it takes; of 2,000 here."""
+    """The flatter the teacher (the higher its entropy), the more of the 2,000 ids must be stored."""
     teacher = peaked(sharpness=sharpness)
     assert divergence(teacher, torch.ones(V, dtype=torch.float64)) == pytest.approx(-entropy, abs=0.1)
     found = full(compress(teacher, BASE, top_k)).double()
@@ -71,7 +71,7 @@ def test_gives_the_full_divergence_within_one_percent(top_k: int, sharpness: flo
         assert divergence(found, student) == pytest.approx(divergence(teacher, student), rel=0.01)
 
 
-def test_more_rows_lose_less_of_a_flat_teacher() -> None:
+def test_storing_more_ids_loses_less_of_a_flat_teacher() -> None:
     teacher = peaked(sharpness=1.5)
     losses = [divergence(teacher, full(compress(teacher, BASE, top_k)).double()) for top_k in (16, 64, 256, V)]
     assert losses == sorted(losses, reverse=True) and losses[-1] == pytest.approx(0.0, abs=1e-5)

@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer: same ids as transformers', nothing lost, streaming never breaks a character."""
+"""GPT-2's tokenizer: ids equal those of transformers, every text is restored, streaming gives whole characters."""
 
 import csv
 import random
@@ -39,7 +39,7 @@ ODD += [
 
 
 def varied_strings() -> list[str]:
-    """Over a thousand: odd ones, the sample tweets, and random mixtures of alphabets."""
+    """More than a thousand texts: unusual ones, the sample tweets, and random mixtures of alphabets."""
     with (Path(__file__).parents[1] / "data" / "sample_tweets.csv").open(encoding="utf-8") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     source = random.Random(0)
@@ -64,12 +64,12 @@ def test_known_ids() -> None:
 
 
 @given(st.text())
-def test_every_text_comes_back(text: str) -> None:
+def test_decoding_restores_every_text(text: str) -> None:
     tokenizer = load_tokenizer()
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_byte_that_was_never_text_is_refused() -> None:
+def test_a_byte_that_is_not_utf8_is_refused() -> None:
     with pytest.raises(UserError, match="not valid UTF-8"):
         load_tokenizer().encode(b"Mars \xff".decode("utf-8", "surrogateescape"))
 

@@ -1,4 +1,4 @@
-"""The transformer: equal to a GPT2LMHeadModel of the same weights, causal, and the cache changes nothing."""
+"""The transformer: equal to a GPT2LMHeadModel with the same weights, causal, and equal with and without a cache."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ SettingsOf = Callable[..., Config]
 
 @pytest.fixture
 def model(settings: SettingsOf) -> GPT:
-    """Two layers with weights large enough that every part matters."""
+    """Two layers, with weights so large that every part changes the result."""
     torch.manual_seed(0)
     config = settings("--model.n_layer", "2", "--model.n_embd", "24", "--model.n_head", "3", "--model.block_size", "20")
     model = GPT(config.model, V).eval()
@@ -27,7 +27,7 @@ def model(settings: SettingsOf) -> GPT:
 
 
 def peer_of(model: GPT) -> Any:
-    """transformers' GPT-2 with the same weights (its Conv1D holds matrices the other way round)."""
+    """transformers' GPT-2 with the same weights (its Conv1D stores matrices transposed)."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     shape = model.config
@@ -47,18 +47,18 @@ def peer_of(model: GPT) -> Any:
 
 @torch.no_grad()
 def test_logits_equal_those_of_transformers(model: GPT) -> None:
-    rows = torch.randint(V, (3, 20))
+    ids = torch.randint(V, (3, 20))
     assert model.head_bias is not None
-    expected = peer_of(model)(rows).logits + model.head_bias
-    torch.testing.assert_close(model(rows), expected, atol=1e-5, rtol=1e-5)
+    expected = peer_of(model)(ids).logits + model.head_bias
+    torch.testing.assert_close(model(ids), expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_later_tokens_do_not_matter(model: GPT) -> None:
-    rows = torch.randint(V, (1, 20))
-    before = model(rows)
+def test_later_tokens_do_not_change_earlier_logits(model: GPT) -> None:
+    ids = torch.randint(V, (1, 20))
+    before = model(ids)
     for t in range(20):
-        changed = rows.clone()
+        changed = ids.clone()
         changed[0, t] = (changed[0, t] + 1) % V
         after = model(changed)
         assert torch.equal(after[:, :t], before[:, :t])
@@ -68,14 +68,14 @@ def test_later_tokens_do_not_matter(model: GPT) -> None:
 @pytest.mark.parametrize("chunks", [[1] * 20, [7, 1, 1, 4, 7], [20], [1, 19], [19, 1]])
 @torch.no_grad()
 def test_cache_changes_nothing(model: GPT, chunks: list[int]) -> None:
-    rows = torch.randint(V, (3, 20))
+    ids = torch.randint(V, (3, 20))
     cache = model.new_cache(3)
-    parts = [model(part, cache) for part in rows.split(chunks, 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(rows), atol=1e-5, rtol=1e-5)
+    parts = [model(part, cache) for part in ids.split(chunks, 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(ids), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_rows_of_different_length_share_a_cache(model: GPT) -> None:
+def test_texts_of_different_length_share_a_cache(model: GPT) -> None:
     texts = [torch.randint(V, (n,)) for n in (3, 9, 6)]
     padded = torch.stack([torch.cat([text, torch.zeros(9 - len(text), dtype=torch.long)]) for text in texts])
     cache = model.new_cache(3)
@@ -84,9 +84,9 @@ def test_rows_of_different_length_share_a_cache(model: GPT) -> None:
     cache.keep([2, 0, 1, 0])
     more = torch.randint(V, (4, 5))
     logits = torch.cat([model(more[:, t : t + 1], cache) for t in range(5)], 1)
-    for row, (text, tail) in enumerate(zip([texts[i] for i in (2, 0, 1, 0)], more, strict=True)):
+    for place, (text, tail) in enumerate(zip([texts[i] for i in (2, 0, 1, 0)], more, strict=True)):
         alone = model(torch.cat([text, tail])[None])[0, -5:]
-        torch.testing.assert_close(logits[row], alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(logits[place], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_head_shares_the_embedding(model: GPT) -> None:
@@ -100,7 +100,7 @@ def test_head_shares_the_embedding(model: GPT) -> None:
     torch.testing.assert_close(model.head(x), x @ model.wte.weight.T + bias)
 
 
-def test_too_many_tokens_are_an_error_of_ours(model: GPT) -> None:
+def test_more_tokens_than_the_context_are_refused(model: GPT) -> None:
     with pytest.raises(AssertionError, match="context of 20"):
         model(torch.zeros(1, 21, dtype=torch.long))
 
@@ -124,10 +124,10 @@ def test_activation_can_be_relu(settings: SettingsOf) -> None:
 
 def test_dropout_acts_only_in_training(settings: SettingsOf) -> None:
     model = GPT(settings("--model.dropout", "0.5").model, V)
-    rows = torch.randint(V, (1, 10))
-    assert not torch.equal(model(rows), model(rows))
+    ids = torch.randint(V, (1, 10))
+    assert not torch.equal(model(ids), model(ids))
     model.eval()
-    assert torch.equal(model(rows), model(rows))
+    assert torch.equal(model(ids), model(ids))
 
 
 def test_attention_trained_in_bfloat16_is_only_rounded_to_it() -> None:
@@ -148,7 +148,7 @@ def test_attention_trained_in_bfloat16_is_only_rounded_to_it() -> None:
         torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=2**-8)
 
 
-def test_start_is_gpt2s(settings: SettingsOf) -> None:
+def test_initial_weights_are_those_of_gpt2(settings: SettingsOf) -> None:
     torch.manual_seed(0)
     model = GPT(settings("--model.n_layer", "8", "--model.n_embd", "64", "--model.n_head", "2").model, 500)
     attention = model.h[3].attn

@@ -1,4 +1,4 @@
-"""Rows and GPT-2 ids: a proper distribution over all 50,257 tokens, whatever has a row of its own."""
+"""The model's ids and GPT-2's: the probabilities of all 50,257 tokens sum to 1, whichever tokens share an id."""
 
 from collections.abc import Callable
 
@@ -22,12 +22,12 @@ def test_probabilities_sum_to_one(flags: tuple[str, str], settings: SettingsOf) 
     torch.testing.assert_close(total, torch.ones(4, dtype=torch.float64), atol=1e-6, rtol=0)
 
 
-def test_rows_of_the_corpus(settings: SettingsOf) -> None:
+def test_ids_of_the_corpus(settings: SettingsOf) -> None:
     vocabulary = Vocabulary.build(settings("--model.min_count", "2").model, load_tokenizer(), [[5, 5, 7], [9, 9, 9]])
-    assert vocabulary.gpt2_ids.tolist() == [5, 9, END] + [-1] * len(SHAPES)  # 7 occurs once; the end mark has its row
+    assert vocabulary.gpt2_ids.tolist() == [5, 9, END] + [-1] * len(SHAPES)  # not 7, as it occurs once; always END
     assert vocabulary.is_shared.tolist() == [False] * 3 + [True] * len(SHAPES)
-    rows = vocabulary.from_gpt2([9, END, 7])
-    assert rows.tolist()[:2] == [1, 2] and bool(vocabulary.is_shared[rows[2]])
+    ids = vocabulary.from_gpt2([9, END, 7])
+    assert ids.tolist()[:2] == [1, 2] and bool(vocabulary.is_shared[ids[2]])
     assert vocabulary.to_gpt2([0, 2]) == [5, END]
 
 
@@ -36,10 +36,10 @@ def test_unseen_tokens_share_by_shape(settings: SettingsOf) -> None:
     (small, capital, middle, start, other) = (tokenizer.encode(t)[0] for t in (" zinc", " Zion", "zbek", "Zip", "!!"))
     seen = tokenizer.encode("The the.")
     vocabulary = Vocabulary.build(settings().model, tokenizer, [seen])
-    rows = vocabulary.from_gpt2([small, capital, middle, start, other]).tolist()
-    assert len(set(rows)) == 5 and all(vocabulary.is_shared[row] for row in rows)
+    ids = vocabulary.from_gpt2([small, capital, middle, start, other]).tolist()
+    assert len(set(ids)) == 5 and all(vocabulary.is_shared[index] for index in ids)
     unseen = vocabulary.unk_ids(tokenizer)
-    assert unseen[vocabulary.from_gpt2(seen)].tolist() == [rows[3], rows[0], rows[4]]  # "The", " the", "."
+    assert unseen[vocabulary.from_gpt2(seen)].tolist() == [ids[3], ids[0], ids[4]]  # "The", " the", "."
     assert bool((unseen[vocabulary.is_shared] == -1).all())
 
 
@@ -68,12 +68,12 @@ def test_prior_falls_with_merge_rank(settings: SettingsOf) -> None:
     assert float(ratio) == pytest.approx(((late + 1) / (early + 1)) ** 0.7, rel=1e-4)  # 1 / id^0.7, ids from 1
 
 
-def test_no_shared_row_is_ever_drawn(settings: SettingsOf) -> None:
+def test_a_shared_id_is_never_drawn(settings: SettingsOf) -> None:
     vocabulary = Vocabulary.build(settings().model, load_tokenizer(), [[5, 7]])
     probabilities = vocabulary.forbid_shared(torch.zeros(1, vocabulary.vocab_size)).softmax(-1)
     assert not probabilities[0, vocabulary.is_shared].any() and float(probabilities.sum()) == pytest.approx(1)
 
 
-def test_a_foreign_map_is_refused() -> None:
+def test_a_map_of_another_size_is_refused() -> None:
     with pytest.raises(UserError, match="does not cover"):
         Vocabulary(torch.zeros(7), torch.zeros(7))

@@ -1,4 +1,4 @@
-"""Tweets as rows and batches: every token once, padding never counted, the order a function of (seed, epoch)."""
+"""Examples and batches: every token is predicted once, padding never; the order depends only on (seed, epoch)."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -33,25 +33,25 @@ TWEETS = [
 
 @pytest.fixture
 def vocabulary(settings: SettingsOf) -> Vocabulary:
-    """Of the four tweets."""
+    """The vocabulary of the four tweets."""
     return Vocabulary.build(
         settings().model, load_tokenizer(), load_tokenizer().encode_batch([tweet.text for tweet in TWEETS])
     )
 
 
 @pytest.fixture
-def rows(vocabulary: Vocabulary) -> TweetDataset:
+def dataset(vocabulary: Vocabulary) -> TweetDataset:
     """The four tweets, encoded."""
     return TweetDataset.encode(TWEETS, load_tokenizer(), vocabulary, 64)
 
 
-def texts_of(rows: TweetDataset, vocabulary: Vocabulary, batches: list[torch.Tensor]) -> list[tuple[str, bool]]:
-    """What the batches hold: each row's targets as text, and whether an end mark is learnt."""
+def texts_of(dataset: TweetDataset, vocabulary: Vocabulary, batches: list[torch.Tensor]) -> list[tuple[str, bool]]:
+    """For each example of the batches: its targets as text, and whether they end with the end mark."""
     found = []
     for chosen in batches:
-        batch = rows.batch(chosen)
-        assert bool((batch.ids[:, 0] == vocabulary.end).all()), "every row begins with the end mark"
-        for read, targets in zip(batch.ids, batch.targets.split(rows.lengths[chosen].tolist()), strict=True):
+        batch = dataset.batch(chosen)
+        assert bool((batch.ids[:, 0] == vocabulary.end).all()), "every example of a tweet begins with the end mark"
+        for read, targets in zip(batch.ids, batch.targets.split(dataset.lengths[chosen].tolist()), strict=True):
             assert torch.equal(read[1 : len(targets)], targets[:-1]), "a target is the next id that is read"
             ids = vocabulary.to_gpt2(targets.tolist())
             found.append((load_tokenizer().decode(ids), ids[-1] == END))
@@ -59,34 +59,36 @@ def texts_of(rows: TweetDataset, vocabulary: Vocabulary, batches: list[torch.Ten
     return found
 
 
-def test_end_mark_is_learnt_only_where_a_tweet_is_whole(rows: TweetDataset, vocabulary: Vocabulary) -> None:
-    found = texts_of(rows, vocabulary, rows.in_order(3))
+def test_only_a_complete_tweet_has_an_end_mark_as_target(dataset: TweetDataset, vocabulary: Vocabulary) -> None:
+    found = texts_of(dataset, vocabulary, dataset.in_order(3))
     assert sorted(found) == sorted((tweet.text, tweet.finished) for tweet in TWEETS)
 
 
-def test_every_epoch_has_every_tweet_once_in_another_order(rows: TweetDataset, vocabulary: Vocabulary) -> None:
-    epochs = [rows.epoch(2, seed=3, number=number, unk_rate=0.0).steps for number in range(6)]
+def test_every_epoch_has_every_tweet_once_in_another_order(dataset: TweetDataset, vocabulary: Vocabulary) -> None:
+    epochs = [dataset.epoch(2, seed=3, number=number, unk_rate=0.0).steps for number in range(6)]
     for batches in epochs:
         assert sorted(torch.cat(list(batches)).tolist()) == [0, 1, 2, 3]
     assert len({str(batches) for batches in epochs}) > 1
-    assert [b.tolist() for b in epochs[4]] == [b.tolist() for b in rows.epoch(2, seed=3, number=4, unk_rate=0.0).steps]
+    assert [b.tolist() for b in epochs[4]] == [
+        b.tolist() for b in dataset.epoch(2, seed=3, number=4, unk_rate=0.0).steps
+    ]
 
 
-def test_little_is_padding(tweets: list[Tweet], vocabulary: Vocabulary) -> None:
+def test_less_than_a_seventh_is_padding(tweets: list[Tweet], vocabulary: Vocabulary) -> None:
     long = [Tweet(" ".join([tweet.text] * (1 + n % 7)), True) for n, tweet in enumerate(tweets)]
-    rows = TweetDataset.encode(long, load_tokenizer(), vocabulary, 128)
-    batches = [rows.batch(chosen) for chosen in rows.epoch(8, seed=0, number=0, unk_rate=0.0).steps]
+    dataset = TweetDataset.encode(long, load_tokenizer(), vocabulary, 128)
+    batches = [dataset.batch(chosen) for chosen in dataset.epoch(8, seed=0, number=0, unk_rate=0.0).steps]
     padded = sum(batch.ids.numel() - len(batch.places) for batch in batches)
     places = sum(batch.ids.numel() for batch in batches)
     assert padded / places < 0.15
 
 
 @pytest.mark.parametrize("multiple", [2, 5, 128])
-def test_more_places_hold_the_same_tokens(tweets: list[Tweet], vocabulary: Vocabulary, multiple: int) -> None:
-    rows = TweetDataset.encode(tweets, load_tokenizer(), vocabulary, 128)
+def test_padding_to_a_multiple_keeps_the_tokens(tweets: list[Tweet], vocabulary: Vocabulary, multiple: int) -> None:
+    dataset = TweetDataset.encode(tweets, load_tokenizer(), vocabulary, 128)
     added = set()
-    for chosen in rows.epoch(3, seed=0, number=0, unk_rate=0.0).steps:
-        plain, more = rows.batch(chosen), rows.batch(chosen, pad_to_multiple_of=multiple)
+    for chosen in dataset.epoch(3, seed=0, number=0, unk_rate=0.0).steps:
+        plain, more = dataset.batch(chosen), dataset.batch(chosen, pad_to_multiple_of=multiple)
         width = plain.ids.shape[1]
         added.add(-width % multiple)
         assert more.ids.shape[1] == width + -width % multiple
@@ -98,20 +100,20 @@ def test_more_places_hold_the_same_tokens(tweets: list[Tweet], vocabulary: Vocab
     assert len(added) > 1
 
 
-def test_long_texts_go_on_in_further_rows(vocabulary: Vocabulary) -> None:
+def test_a_long_text_is_cut_into_several_examples(vocabulary: Vocabulary) -> None:
     tweet = Tweet("the " * 50 + "end.", True)
-    rows = TweetDataset.encode([tweet, TWEETS[0]], load_tokenizer(), vocabulary, 16)
+    dataset = TweetDataset.encode([tweet, TWEETS[0]], load_tokenizer(), vocabulary, 16)
     ids = load_tokenizer().encode(tweet.text)
-    assert rows.tweet.tolist() == [0] * 4 + [1]
-    assert int(rows.lengths[:4].sum()) == len(ids) + 1 and int(rows.lengths.max()) <= 16
-    assert rows.batch(torch.arange(4)).targets.tolist() == vocabulary.from_gpt2([*ids, END]).tolist()
+    assert dataset.tweet.tolist() == [0] * 4 + [1]
+    assert int(dataset.lengths[:4].sum()) == len(ids) + 1 and int(dataset.lengths.max()) <= 16
+    assert dataset.batch(torch.arange(4)).targets.tolist() == vocabulary.from_gpt2([*ids, END]).tolist()
 
 
-def test_rows_end_with_sentences() -> None:
+def test_examples_of_a_long_text_end_with_sentences() -> None:
     text = 'One two three. Four "five six!" Seven is 7.5 here? Eight nine ten eleven twelve. It costs $3.50 now.'
-    rows = TweetDataset.encode([Tweet(text, True)], load_tokenizer(), FULL, 12)
-    batch = rows.batch(torch.arange(len(rows.starts)))
-    examples = batch.targets.split(rows.lengths.tolist())
+    dataset = TweetDataset.encode([Tweet(text, True)], load_tokenizer(), FULL, 12)
+    batch = dataset.batch(torch.arange(len(dataset.starts)))
+    examples = batch.targets.split(dataset.lengths.tolist())
     parts = [load_tokenizer().decode(targets.tolist()) for targets in examples]
     parts[-1] += "<end>" * int(examples[-1][-1] == END)
     assert parts == [
@@ -122,7 +124,7 @@ def test_rows_end_with_sentences() -> None:
     ]
     assert [END in targets for targets in examples] == [False, False, False, True]
     ends = [load_tokenizer().decode([index]) for index in batch.ids[:, 0].tolist()]
-    assert ends == ["", '!"', "?", "."], "a further row goes on from the token before it"
+    assert ends == ["", '!"', "?", "."], "a later example begins with the token before it"
 
 
 SENTENCES = st.lists(st.text("ab .!?…🚀。\n'\"é", max_size=40), max_size=12).map(" ".join)
@@ -130,21 +132,21 @@ SENTENCES = st.lists(st.text("ab .!?…🚀。\n'\"é", max_size=40), max_size=1
 
 @given(st.lists(st.tuples(SENTENCES, st.booleans()), min_size=1, max_size=5), st.integers(2, 20))
 def test_every_token_of_any_text_is_predicted_once(texts: list[tuple[str, bool]], block: int) -> None:
-    """Brute force: rows, laid end to end, are the framed ids; each is as long as it may be."""
+    """Put together, the examples are the framed ids, and each example is as long as it may be."""
     tokenizer = load_tokenizer()
     tweets = [Tweet(text, finished) for text, finished in texts]
-    rows = TweetDataset.encode(tweets, tokenizer, FULL, block)
+    dataset = TweetDataset.encode(tweets, tokenizer, FULL, block)
     whole = [[END, *tokenizer.encode(t.text), *([END] if t.finished else [])] for t in tweets]
-    assert rows.num_predictions == sum(len(ids) - 1 for ids in whole)
-    assert rows.num_bytes.tolist() == [len(t.text.encode()) + 1 for t in tweets]
+    assert dataset.num_predictions == sum(len(ids) - 1 for ids in whole)
+    assert dataset.num_bytes.tolist() == [len(t.text.encode()) + 1 for t in tweets]
     found: list[list[int]] = [[END] for _ in tweets]
-    for number, owner in enumerate(rows.tweet.tolist()):
-        batch = rows.batch(torch.tensor([number]))
+    for number, owner in enumerate(dataset.tweet.tolist()):
+        batch = dataset.batch(torch.tensor([number]))
         inputs, targets = batch.ids[0].tolist(), batch.targets.tolist()
         assert inputs[0] == found[owner][-1] and inputs[1:] == targets[:-1] and 1 <= len(targets) <= block
         found[owner] += targets
         rest = whole[owner][len(found[owner]) :]
-        if rest:  # the row ends early only where a sentence ends, and no further sentence would have fitted
+        if rest:  # an example ends early only where a sentence ends and the next sentence would not fit
             window = [*targets, *rest][: block + 1]
             ends = [n for n in range(1, len(window)) if ends_sentence(window[n - 1], window[n])]
             assert len(targets) == (ends[-1] if ends else block)
@@ -152,7 +154,7 @@ def test_every_token_of_any_text_is_predicted_once(texts: list[tuple[str, bool]]
 
 
 def ends_sentence(index: int, following: int) -> bool:
-    """By the characters of two tokens."""
+    """Whether a sentence ends between two tokens, by their characters."""
     token, after = (load_tokenizer().token_bytes[i].decode("utf-8", "replace") for i in (index, following))
     bare = token.rstrip("\"')]}’”»")
     return token.endswith("。") or (bare.endswith((".", "!", "?", "…")) and after.startswith(" "))
@@ -192,46 +194,46 @@ def test_many_texts_are_encoded_batch_by_batch(
     assert "Tokenising: " in capsys.readouterr().err
 
 
-def test_a_sample_has_parts_of_all(vocabulary: Vocabulary) -> None:
+def test_a_sample_has_evenly_spaced_examples(vocabulary: Vocabulary) -> None:
     long = [Tweet("the the red. " * 40 + "Mars!", n % 2 == 0) for n in range(6)]
-    rows = TweetDataset.encode([*TWEETS, *long], load_tokenizer(), vocabulary, 16)
-    assert rows.sample(rows.num_predictions, load_tokenizer()) is rows
-    three = rows.sample(-(-rows.num_predictions // 3), load_tokenizer())
-    assert len(three.starts) == pytest.approx(len(rows.starts) / 3, abs=1)
+    dataset = TweetDataset.encode([*TWEETS, *long], load_tokenizer(), vocabulary, 16)
+    assert dataset.sample(dataset.num_predictions, load_tokenizer()) is dataset
+    three = dataset.sample(-(-dataset.num_predictions // 3), load_tokenizer())
+    assert len(three.starts) == pytest.approx(len(dataset.starts) / 3, abs=1)
     text = 0
     for owner in range(len(three.num_bytes)):
         mine = (three.tweet == owner).nonzero()[:, 0]
-        for row in mine.tolist():
-            start, length = int(three.starts[row]), int(three.lengths[row])
+        for example in mine.tolist():
+            start, length = int(three.starts[example]), int(three.lengths[example])
             ids = three.tokens.ids[start + 1 : start + length + 1].tolist()
             text += len(load_tokenizer().decode(ids).encode()) + (start + length + 1 in three.tokens.bounds[1:])
     assert text == int(three.num_bytes.sum())
 
 
-def test_predictions_are_numbered_tweet_by_tweet(rows: TweetDataset) -> None:
+def test_predictions_are_numbered_tweet_by_tweet(dataset: TweetDataset) -> None:
     seen = []
-    for chosen in rows.epoch(3, seed=0, number=0, unk_rate=0.0).steps:
-        seen += rows.batch(chosen).index.tolist()
-    assert sorted(seen) == list(range(rows.num_predictions))
-    first = rows.batch(torch.tensor([1])).index[0]
-    assert int(first) == int(rows.lengths[0])
+    for chosen in dataset.epoch(3, seed=0, number=0, unk_rate=0.0).steps:
+        seen += dataset.batch(chosen).index.tolist()
+    assert sorted(seen) == list(range(dataset.num_predictions))
+    first = dataset.batch(torch.tensor([1])).index[0]
+    assert int(first) == int(dataset.lengths[0])
 
 
-def test_bytes_are_utf8_and_one_for_the_end(rows: TweetDataset) -> None:
-    assert rows.num_bytes.tolist() == [len(tweet.text.encode("utf-8")) + 1 for tweet in TWEETS]
+def test_num_bytes_are_those_of_utf8_and_one_for_the_end(dataset: TweetDataset) -> None:
+    assert dataset.num_bytes.tolist() == [len(tweet.text.encode("utf-8")) + 1 for tweet in TWEETS]
 
 
 def test_tokens_seen_once_are_replaced_by_unk(
-    rows: TweetDataset, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+    dataset: TweetDataset, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unk = vocabulary.unk_ids(load_tokenizer())
-    everything = torch.arange(len(rows))
-    plain = rows.batch(everything).targets
+    everything = torch.arange(len(dataset))
+    plain = dataset.batch(everything).targets
     once = torch.bincount(torch.cat([plain, torch.tensor([vocabulary.end])]))[plain] == 1
 
     def replaced(rate: float, number: int) -> torch.Tensor:
-        epoch = rows.epoch(4, seed=0, number=number, unk_rate=rate)
-        return rows.batch(everything, replaced=epoch).targets
+        epoch = dataset.epoch(4, seed=0, number=number, unk_rate=rate)
+        return dataset.batch(everything, replaced=epoch).targets
 
     assert torch.equal(replaced(0.0, 0), plain)
     always = replaced(1.0, 0)
@@ -240,22 +242,22 @@ def test_tokens_seen_once_are_replaced_by_unk(
     share = torch.stack([vocabulary.is_shared[replaced(0.3, number)[once]] for number in range(300)])
     assert float(share.float().mean()) == pytest.approx(0.3, abs=0.03)
     before = replaced(0.3, 5)
-    monkeypatch.setattr(module, "CHUNK", 7)  # numbers drawn bit by bit are the same numbers
+    monkeypatch.setattr(module, "CHUNK", 7)  # drawing in chunks gives the same numbers
     assert torch.equal(replaced(0.3, 5), before)
 
 
-def test_what_is_read_is_replaced_as_what_is_predicted(rows: TweetDataset) -> None:
-    batch = rows.batch(torch.arange(4), replaced=rows.epoch(4, seed=1, number=2, unk_rate=0.5))
-    for read, targets in zip(batch.ids, batch.targets.split(rows.lengths.tolist()), strict=True):
+def test_inputs_have_the_same_replacements_as_targets(dataset: TweetDataset) -> None:
+    batch = dataset.batch(torch.arange(4), replaced=dataset.epoch(4, seed=1, number=2, unk_rate=0.5))
+    for read, targets in zip(batch.ids, batch.targets.split(dataset.lengths.tolist()), strict=True):
         assert torch.equal(read[1 : len(targets)], targets[:-1])
 
 
-def test_tokens_that_occur_once_may_be_counted_in_another_dataset(rows: TweetDataset, vocabulary: Vocabulary) -> None:
+def test_singletons_may_be_counted_in_another_dataset(dataset: TweetDataset, vocabulary: Vocabulary) -> None:
     more = [*TWEETS, Tweet("Mars is red! Yes!", True)]
-    both = TweetDataset.encode(more, load_tokenizer(), vocabulary, 64, counted_in=rows)
-    assert torch.equal(both.singletons, rows.singletons)
+    both = TweetDataset.encode(more, load_tokenizer(), vocabulary, 64, counted_in=dataset)
+    assert torch.equal(both.singletons, dataset.singletons)
     alone = TweetDataset.encode(more, load_tokenizer(), vocabulary, 64)
-    assert len(alone.singletons) < len(rows.singletons)
+    assert len(alone.singletons) < len(dataset.singletons)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 9))
@@ -266,7 +268,7 @@ def test_the_parts_of_a_step_hold_each_prediction_once(processes: int, size: int
         each = [Ranks(rank, processes) for rank in range(processes)]
         parts = [list(epoch.parts(step, ranks=ranks, size=size, device=torch.device("cpu"))) for ranks in each]
         shares = [sum(len(batch.ids) for batch in own) for own in parts]
-        assert max(shares) - min(shares) <= 1, "every process has as many examples, but for one"
+        assert max(shares) - min(shares) <= 1, "the processes have equally many examples, or one more"
         batches = [batch for own in parts for batch in own]
         assert all(len(batch.ids) <= size for batch in batches)
         assert sum(batch.share for batch in batches) == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""Calibration of rare tokens against counting anew without each tweet, and against what was asked for."""
+"""Calibration: shares equal those of counting again without each tweet, and the model's mean shares reach them."""
 
 from collections import Counter
 from dataclasses import replace
@@ -22,7 +22,7 @@ TOKENIZER = load_tokenizer()
 
 
 def counted(tweets: list[list[int]]) -> Counter[int]:
-    """Uses of each token, the end mark before each tweet left out."""
+    """How often each token occurs, without the end mark before each tweet."""
     return Counter(index for tweet in tweets for index in tweet[1:])
 
 
@@ -41,11 +41,12 @@ def test_shares_are_those_of_counting_again_without_each_tweet(tweets: list[Twee
     counts = torch.tensor([total[index] for index in range(NUM_TOKENS)])
     found = left_out_shares(framed, counts, shapes, least)
     torch.testing.assert_close(found, wanted / wanted.sum())
-    assert found[: len(SHAPES)].sum() > 3 / sum(len(tweet) - 1 for tweet in framed)  # zebra, quokka: seen nowhere else
+    # zebra and quokka occur in no other tweet
+    assert found[: len(SHAPES)].sum() > 3 / sum(len(tweet) - 1 for tweet in framed)
 
 
 def made(tweets: list[Tweet], *flags: str) -> tuple[Calibration, GPT, Vocabulary]:
-    """The calibration of these tweets, and a random model with opinions."""
+    """The calibration of these tweets, and a random model whose probabilities are far from even."""
     config = parse("train", [*TINY, *flags])[0]
     framed = framed_ids(tweets, TOKENIZER)
     vocabulary = Vocabulary.build(config.model, TOKENIZER, [tweet[1:] for tweet in framed])
@@ -58,17 +59,17 @@ def made(tweets: list[Tweet], *flags: str) -> tuple[Calibration, GPT, Vocabulary
 
 @torch.no_grad()
 def mean_share(calibration: Calibration, model: GPT) -> Tensor:
-    """The probability of each kind, (KINDS,), averaged over all places, tweet by tweet."""
+    """The mean probability of each kind over all positions, (KINDS,), computed tweet by tweet."""
     places = []
-    for row in range(len(calibration.contexts.starts)):
-        batch = calibration.contexts.batch(torch.tensor([row]))
+    for example in range(len(calibration.contexts.starts)):
+        batch = calibration.contexts.batch(torch.tensor([example]))
         places.append(model(batch.ids)[0].softmax(-1))
     expected = torch.cat(places).mean(0)
     return torch.stack([expected[calibration.kinds == kind].sum() for kind in range(KINDS)])
 
 
 @pytest.mark.parametrize("flags", [(), ("--model.min_count", "2"), ("--model.vocabulary", "full")])
-def test_a_calibrated_model_expects_every_kind_as_often_as_it_comes(
+def test_a_calibrated_model_gives_each_kind_its_share(
     tweets: list[Tweet], flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.calibrate.CONTEXTS", 20)
@@ -88,13 +89,13 @@ def test_tokens_of_a_kind_keep_their_order(tweets: list[Tweet]) -> None:
     for kind in calibration.kinds.unique():
         assert len(offsets[calibration.kinds == kind].unique()) == 1
     counts = counted(framed_ids(tweets, TOKENIZER))
-    often = [row for row, index in enumerate(vocabulary.gpt2_ids.tolist()) if 16 <= counts[index] < 32]
+    often = [place for place, index in enumerate(vocabulary.gpt2_ids.tolist()) if 16 <= counts[index] < 32]
     assert len(often) > 1 and calibration.kinds[often].unique().tolist() == [len(SHAPES) + 4]
     assert calibration.kinds[vocabulary.is_shared].tolist() == list(range(len(SHAPES)))
     assert int(calibration.kinds[vocabulary.end]) == len(SHAPES) + min(counts[END], 256).bit_length() - 1
 
 
-def test_the_tweets_looked_at_are_new_and_always_the_same(tweets: list[Tweet]) -> None:
+def test_the_drawn_tweets_are_new_and_always_the_same(tweets: list[Tweet]) -> None:
     first, second = (made(tweets)[0].contexts for _ in range(2))
     assert first.tokens.texts() == second.tokens.texts()
     written = [tuple(text) for text in first.tokens.texts()]

@@ -1,4 +1,4 @@
-"""machine.compile: other code for the blocks, the same course of training."""
+"""machine.compile: training with compiled blocks gives the same losses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +17,13 @@ from utils.run_log import read_log
 
 CALM = ["--train.learning_rate", "0.003", "--train.batch_size", "20", "--model.n_layer", "3"]
 CALM += ["--model.block_size", "24"]
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch's own looking
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch causes it itself
 SettingsOf = Callable[..., Config]
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
-    """Counts the graphs for which there is code to be made; they run without any, which needs no compiler."""
+    """Counts the graphs that torch.compile would make code for. They run uncompiled, so no compiler is needed."""
     counter, original = CompileCounterWithBackend("aot_eager"), nn.Module.compile
 
     def with_counter(module: nn.Module, **how: Any) -> None:
@@ -35,13 +35,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> CompileCounterWithBackend:
 
 
 def losses(config: Config, corpus: Corpus) -> list[float]:
-    """After each epoch, on the validation tweets."""
+    """The validation loss after each epoch."""
     train(config, corpus)
     return [line["val/loss"] for line in read_log(config.paths.metrics) if "val/loss" in line]
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
-def test_the_course_is_the_same(
+def test_the_losses_are_the_same(
     settings: SettingsOf, corpus: Corpus, tmp_path: Path, made: CompileCounterWithBackend, precision: str
 ) -> None:
     flags = ("--model.dropout", "0", "--train.output_dropout", "0", "--machine.precision", precision)
@@ -50,7 +50,7 @@ def test_the_course_is_the_same(
     config = settings(*CALM, *flags, "--machine.compile", "true", "--paths.root", str(tmp_path / "compiled"))
     compiled = losses(config, corpus)
     assert compiled == pytest.approx(plain, abs=1e-5 if precision == "f32" else 0.01) and plain[0] - plain[-1] > 0.2
-    last = len(corpus.train) % config.train.batch_size  # an epoch's last batch is a shape of its own
+    last = len(corpus.train) % config.train.batch_size  # the last batch of an epoch has another shape
     assert last and made.frame_count == 2  # for all layers, all steps
     names = load_bundle(config.paths.best_model, torch.device("cpu")).model.state_dict()
     assert not any("orig_mod" in name for name in names)

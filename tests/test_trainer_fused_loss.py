@@ -1,4 +1,4 @@
-"""The head and its loss block by block, against the same over all logits at once and against autocast."""
+"""Head and loss computed in blocks, against the loss of all logits at once and against autocast."""
 
 import pytest
 import torch
@@ -10,15 +10,15 @@ from model.soft_targets import SoftTargets, compress
 from model.transformer import GPT
 from tests.conftest import TINY
 from trainer import fused_loss
-from trainer.fused_loss import MULTIPLE, FusedLoss, filled, padded_head
+from trainer.fused_loss import MULTIPLE, FusedLoss, pad_rows, padded_head
 from trainer.losses import Loss, cross_entropy, distillation, soft_cross_entropy
 
 N, C, V = 301, 16, 97  # three blocks on a CPU, the last of them smaller
 Leaves = tuple[Tensor, Tensor, Tensor]
 
 
-class Known:
-    """A teacher that knows every place."""
+class GivenProbs:
+    """A teacher with given probabilities at every position."""
 
     def __init__(self, probabilities: Tensor) -> None:
         self.probabilities = probabilities
@@ -42,7 +42,7 @@ def losses() -> dict[str, Loss]:
     return {
         "plain": cross_entropy,
         "soft": soft_cross_entropy(soft, weight=0.5),
-        "taught": distillation(Known(probabilities), weight=share, temperature=2.0),
+        "taught": distillation(GivenProbs(probabilities), weight=share, temperature=2.0),
     }
 
 
@@ -53,7 +53,7 @@ def places() -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", ["plain", "soft", "taught"])
 @pytest.mark.parametrize("biased", [True, False])
-def test_blocks_are_the_whole(name: str, biased: bool) -> None:
+def test_blocks_give_the_loss_and_gradient_of_the_whole(name: str, biased: bool) -> None:
     loss, (targets, index) = losses()[name], places()
     ours, whole = leaves(), leaves()
     kept = slice(None) if biased else slice(2)
@@ -68,7 +68,7 @@ def test_blocks_are_the_whole(name: str, biased: bool) -> None:
         torch.testing.assert_close(mine.grad, other.grad, atol=1e-7, rtol=1e-5)
 
 
-def test_a_loss_used_further_passes_its_gradient_on() -> None:
+def test_the_gradient_is_proportional_to_that_of_the_result() -> None:
     once, thrice = leaves(), leaves()
     for mine, factor in ((once, 1.0), (thrice, 3.0)):
         value, _ = FusedLoss.apply(*mine, cross_entropy, *places(), torch.float32)
@@ -93,8 +93,8 @@ def test_in_bfloat16_it_is_what_autocast_does() -> None:
         assert (mine.grad - other.grad).norm() < 0.01 * other.grad.norm()
 
 
-def test_blocks_may_be_larger_than_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, where all tokens of a batch of tweets are one block."""
+def test_the_size_of_the_blocks_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if all tokens are in one block."""
     found = []
     for size in (7, 10_000):
         monkeypatch.setattr(fused_loss, "BLOCK", size)
@@ -107,12 +107,12 @@ def test_blocks_may_be_larger_than_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("count", [1, MULTIPLE, MULTIPLE + 1])
-def test_rows_are_filled_with_zeros_in_bfloat16_alone(count: int) -> None:
+def test_rows_of_zeros_are_appended_only_in_bfloat16(count: int) -> None:
     rows = torch.randn(count, C)
-    half = filled(rows, torch.bfloat16)
+    half = pad_rows(rows, torch.bfloat16)
     assert len(half) % MULTIPLE == 0 and len(half) - count < MULTIPLE
     assert torch.equal(half[:count], rows.bfloat16()) and not half[count:].any()
-    assert filled(rows, torch.float32).shape == rows.shape
+    assert pad_rows(rows, torch.float32).shape == rows.shape
 
 
 @pytest.mark.parametrize("flags", [[], ["--model.output_bias", "false"]])

@@ -1,4 +1,4 @@
-"""Losses against their closed forms, and independence of padding."""
+"""Losses against their closed forms."""
 
 import pytest
 import torch
@@ -12,12 +12,12 @@ N, V = 12, 40
 
 
 def exact(probabilities: Tensor) -> SoftTargets:
-    """Soft targets that keep everything."""
+    """Soft targets that store every id."""
     return compress(probabilities, torch.full((V,), 1 / V), V)
 
 
-class Known:
-    """A teacher that knows its probabilities (N, V)."""
+class GivenProbs:
+    """A teacher with the given probabilities (N, V)."""
 
     def __init__(self, probabilities: Tensor) -> None:
         self.probabilities = probabilities
@@ -27,8 +27,8 @@ class Known:
 
 
 def both(probabilities: Tensor, *, weight: float, temperature: float) -> list[Loss]:
-    """The losses that learn from a teacher, with these settings: one knows no temperature."""
-    losses = [distillation(Known(probabilities), weight=torch.full((N,), weight), temperature=temperature)]
+    """The losses that have a teacher, with these settings; soft_cross_entropy only at temperature 1."""
+    losses = [distillation(GivenProbs(probabilities), weight=torch.full((N,), weight), temperature=temperature)]
     return losses + [soft_cross_entropy(exact(probabilities), weight=weight)] * (temperature == 1.0)
 
 
@@ -88,7 +88,7 @@ def test_weight_zero_is_plain_cross_entropy(logits: Tensor) -> None:
 def test_each_place_has_its_own_weight(logits: Tensor) -> None:
     probabilities = torch.randn(N, V, generator=torch.Generator().manual_seed(3)).softmax(-1)
     weight = (INDEX % 2).float()
-    found, _ = distillation(Known(probabilities), weight=weight, temperature=1.0)(logits, TARGETS, INDEX)
+    found, _ = distillation(GivenProbs(probabilities), weight=weight, temperature=1.0)(logits, TARGETS, INDEX)
     log_q = logits.log_softmax(-1)
     hard, soft = -log_q.gather(1, TARGETS[:, None])[:, 0], -(probabilities * log_q).sum(-1)
     assert found.item() == pytest.approx(torch.where(weight == 1, soft, hard).mean().item(), rel=1e-5)

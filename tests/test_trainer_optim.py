@@ -1,4 +1,4 @@
-"""The learning rate's course and parameter groups."""
+"""The learning rate schedule and the parameter groups of the optimizer."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ SettingsOf = Callable[..., Config]
 def test_learning_rate_at_known_steps(settings: SettingsOf) -> None:
     flags = ("--train.learning_rate", "1", "--train.warmup_fraction", "0.1", "--train.final_lr_fraction", "0.2")
     config = settings(*flags).train
-    assert lr_at(0, 100, config) == pytest.approx(1 / 11)  # the first update already learns
+    assert lr_at(0, 100, config) == pytest.approx(1 / 11)  # above 0 at the first update
     assert lr_at(9, 100, config) == pytest.approx(10 / 11)
     assert lr_at(10, 100, config) == pytest.approx(1.0)
     middle = 10 + 89 / 2

@@ -1,4 +1,4 @@
-"""Several processes, parts of a batch and bfloat16: the same steps as one process takes, and nobody is left hanging."""
+"""Several processes, parts of a batch, and bfloat16: the steps are those of one process, and no process hangs."""
 
 import math
 import multiprocessing
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[1]
 DOC = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 FORKS = multiprocessing.get_context("forkserver")  # what takes seconds to load is loaded once (tests/warm.py)
 CALM = ("--train.learning_rate", "0.001", "--model.dropout", "0", "--train.output_dropout", "0")
-COUNT = 143  # tweets, of which 129 are for training: 16 batches of 8 rows, and one of a single row
+COUNT = 143  # tweets, of which 129 are for training: 16 batches of 8 examples, and one of a single example
 Flags = Callable[..., list[str]]
 
 
@@ -55,7 +55,7 @@ def data(tweets: list[Tweet], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def flags_in(data: Path, tmp_path: Path) -> Flags:
-    """Tiny settings under a folder of that name, where the tweets lie ready."""
+    """Makes tiny settings with a root folder of that name, which holds the processed tweets."""
 
     def make(name: str, *flags: str) -> list[str]:
         shutil.copytree(data, tmp_path / name / "data")
@@ -72,11 +72,11 @@ def alone(argv: list[str]) -> None:
     assert run_command("train", argv) == 0
 
 
-# ---- a team of processes on this machine -----------------------------------------------------------------------------
+# ---- two processes on this machine -----------------------------------------------------------------------------------
 
 
 def after(updates: int, act: Callable[[Trainer], None]) -> None:
-    """In the second process, do something right after so many updates."""
+    """Call `act` in the second process, right after this many updates."""
     original = Trainer.step
 
     def update(self: Trainer, epoch: Epoch, examples: Tensor) -> None:
@@ -118,26 +118,26 @@ def gets_a_bad_loss() -> None:
     pytest.MonkeyPatch().setattr(Trainer, "gradient", broken)
 
 
-def work(rank: int, port: int, argv: list[str], happens: Callable[[], None] | None, told: Path) -> None:
-    """One process of two; what it says goes to a file."""
+def work(rank: int, port: int, argv: list[str], happens: Callable[[], None] | None, output: Path) -> None:
+    """One process of two. Its standard error goes to the file `output`."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     sys.argv = ["train"]
     if happens:
         happens()
-    with told.open("w", encoding="utf-8", buffering=1) as sys.stderr:
+    with output.open("w", encoding="utf-8", buffering=1) as sys.stderr:
         code = run_command("train", [*argv, *sys.argv[1:]])
     os._exit(code)
 
 
-def team(argv: list[str], happens: Callable[[], None] | None = None) -> tuple[list[int | None], list[str]]:
-    """Train with two processes; their exit codes, and all lines that they say."""
+def train_with_two(argv: list[str], happens: Callable[[], None] | None = None) -> tuple[list[int | None], list[str]]:
+    """Train with two processes; returns their exit codes and all lines that they print."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    told = [Path(of(argv).paths.root) / f"told_{rank}" for rank in range(2)]
-    both = [FORKS.Process(target=work, args=(rank, port, argv, happens, told[rank])) for rank in range(2)]
+    outputs = [Path(of(argv).paths.root) / f"output_{rank}" for rank in range(2)]
+    both = [FORKS.Process(target=work, args=(rank, port, argv, happens, outputs[rank])) for rank in range(2)]
     for process in both:
         process.start()
     until = time.monotonic() + 120
@@ -145,8 +145,8 @@ def team(argv: list[str], happens: Callable[[], None] | None = None) -> tuple[li
         process.join(max(0.0, until - time.monotonic()))
         if process.is_alive():
             process.kill()
-    lines = [line for path in told for line in path.read_text(encoding="utf-8").splitlines()]
-    for path in told:
+    lines = [line for path in outputs for line in path.read_text(encoding="utf-8").splitlines()]
+    for path in outputs:
         path.unlink()
     return [process.exitcode for process in both], lines
 
@@ -173,7 +173,7 @@ def test_two_processes_take_the_steps_of_one(flags_in: Flags) -> None:
     one = flags_in("one", *CALM, "--train.epochs", "3")
     two = flags_in("two", *CALM, "--train.epochs", "3")
     alone(one)
-    codes, lines = team(two)
+    codes, lines = train_with_two(two)
     assert codes == [0, 0]
     assert losses(one) == pytest.approx(losses(two), abs=1e-5) and len(losses(one)) == 4
     assert losses(one)[0] - losses(one)[-1] > 0.2
@@ -191,8 +191,8 @@ def test_a_signal_to_one_ends_both_and_resuming_is_bit_equal(
     flags_in: Flags, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, parts = flags_in("whole"), flags_in("parts")  # with dropout
-    assert team(whole)[0] == [0, 0]
-    codes, lines = team(parts, gets_a_signal)
+    assert train_with_two(whole)[0] == [0, 0]
+    codes, lines = train_with_two(parts, gets_a_signal)
     assert codes == [130, 0]
     assert [line for line in lines if "saved after step 7" in line] == [lines[-1]]
     assert lines[-1].startswith("interrupted: ") and load_checkpoint(of(parts).paths.last_model)["state"]["step"] == 7
@@ -200,13 +200,13 @@ def test_a_signal_to_one_ends_both_and_resuming_is_bit_equal(
     shutil.copytree(of(parts).paths.checkpoints, of(fewer).paths.checkpoints)
 
     parts += ["--train.resume", "true"]
-    codes, lines = team(parts)
-    assert codes == [0, 0] and not any("dropout's course" in line for line in lines)
+    codes, lines = train_with_two(parts)
+    assert codes == [0, 0] and not any("dropout draws" in line for line in lines)
     assert close(saved(whole, "model"), saved(parts, "model"), 0.0)
     assert losses(whole) == losses(parts) and files(whole) == files(parts)
 
     alone(fewer)
-    assert "began with 2 process(es) and goes on with 1: other dropout is drawn" in capsys.readouterr().err
+    assert "began with 2 process(es) and continues with 1: dropout draws other numbers" in capsys.readouterr().err
     assert load_checkpoint(of(fewer).paths.last_model)["state"]["epoch"] == 2
 
 
@@ -216,14 +216,14 @@ def test_a_signal_to_one_ends_both_and_resuming_is_bit_equal(
         (gets_a_bad_loss, 0, "error: the loss or its gradient is not finite at step 8 "),
         (is_killed, 9, "error: another process of this run ended or can't be reached: "),
         (finds_nothing, 0, "error: process 1 of 2: processed.txt is missing"),
-        (has_other_settings, 0, "error: process 1 has not the same settings as process 0"),
+        (has_other_settings, 0, "error: process 1 does not have the same settings as process 0"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_what_goes_wrong_in_one_ends_both_with_one_line(
     flags_in: Flags, happens: Callable[[], None], code: int, line: str
 ) -> None:
-    codes, lines = team(flags_in("run"), happens)
+    codes, lines = train_with_two(flags_in("run"), happens)
     assert codes == [1, code]
     assert [text for text in lines if "error" in text] == [lines[-1]] and lines[-1].startswith(line)
 
@@ -238,7 +238,7 @@ def test_torchrun(flags_in: Flags) -> None:
     assert done.stdout == "" and done.stderr.count("[Epoch 1]") == 1 and len(losses(argv)) == 2
 
 
-def test_every_process_drops_others_and_a_step_taken_again_the_same() -> None:
+def test_dropout_differs_between_processes_and_repeats_with_the_step() -> None:
     def mask(rank: int, step: int) -> Tensor:
         Ranks(rank, 2).seed_dropout(0, step)
         return torch.rand(20)
@@ -247,12 +247,14 @@ def test_every_process_drops_others_and_a_step_taken_again_the_same() -> None:
     assert not torch.equal(mask(0, 5), mask(1, 5)) and not torch.equal(mask(0, 5), mask(0, 6))
 
 
-def test_nobody_finds_the_others(flags_in: Flags, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_processes_that_cannot_connect_end_with_one_line(
+    flags_in: Flags, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     assert run_command("train", flags_in("run")) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: the 2 processes don't find each other") and "torchrun" in told
+    error = capsys.readouterr().err
+    assert error.startswith("error: the 2 processes can't connect to each other") and "torchrun" in error
 
 
 # ---- parts of a batch, and bfloat16 ----------------------------------------------------------------------------------
@@ -268,10 +270,10 @@ def test_a_batch_in_parts_is_the_same_batch(flags_in: Flags) -> None:
     assert examples_at_once(with_few.config, with_few.ranks.size) == math.ceil(of(whole).train.batch_size / 4)
     assert step_bytes(with_few) < step_bytes(with_all)
     whole += ["--train.resume", "true", "--train.accumulate", "2"]
-    alone(whole)  # it may change on the way
+    alone(whole)  # accumulate may change when a run is resumed
 
 
-def test_more_parts_than_rows_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_parts_than_examples_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("train", ["--train.accumulate", "33"]) == 2
     assert capsys.readouterr().err == "error: train.accumulate is 33: give at most train.batch_size (32)\n"
 
@@ -324,9 +326,9 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("weight", ["0", "0.5"])
 def test_all_of_a_step_is_on_the_device(flags_in: Flags, monkeypatch: pytest.MonkeyPatch, weight: str) -> None:
-    """On torch's `meta` device, where numbers are not computed but must be: as on a GPU, none may be left behind."""
+    """On torch's `meta` device, which holds no numbers: a tensor left on the CPU would raise an error, as on a GPU."""
     monkeypatch.setattr("trainer.job.choose_device", lambda machine: torch.device("meta"))
-    monkeypatch.setattr(torch, "autocast", lambda *arguments, **more: nullcontext())  # it does not know that device
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **more: nullcontext())  # it does not support that device
     config = of(flags_in("run", "--train.ngram_weight", weight))
     run = Trainer(prepare(config, load_processed(config.paths)))
     epoch = run.job.train.epoch(8, seed=0, number=0, unk_rate=0.3)
@@ -334,7 +336,7 @@ def test_all_of_a_step_is_on_the_device(flags_in: Flags, monkeypatch: pytest.Mon
     assert all(parameter.grad is not None and parameter.grad.is_meta for parameter in run.model.parameters())
 
 
-# ---- what the documentation computes ---------------------------------------------------------------------------------
+# ---- the figures in docs/scaling.md ----------------------------------------------------------------------------------
 
 
 def table(head: str) -> list[list[str]]:
@@ -348,7 +350,7 @@ def number(text: str) -> float:
     return float(re.sub(r"[^0-9.e-]", "", text.split()[0]))
 
 
-SHAPES = {  # L, d, T with GPT-2's 50,257 rows
+SHAPES = {  # layers, width and context, with GPT-2's 50,257 ids
     "124 M": ["--model.n_layer", "12", "--model.n_embd", "768", "--model.n_head", "12", "--model.block_size", "1024"],
     "1 B": ["--model.n_layer", "24", "--model.n_embd", "1792", "--model.n_head", "28", "--model.block_size", "1024"],
 }
@@ -369,7 +371,7 @@ def test_what_a_model_costs() -> None:
             assert number(cell) == pytest.approx(1e9 * per_token / sustained / 3600, rel=0.02)
 
 
-def test_what_talking_costs() -> None:
+def test_what_communication_costs() -> None:
     for name, processes, sent, slow, fast in table("| parameters | processes |"):
         count = {"124 M": 124e6, "1 B": 1e9}[name]
         gigabytes = 2 * (int(processes) - 1) / int(processes) * 4 * count / 1e9

@@ -1,4 +1,4 @@
-"""Scores against a direct computation, tweet by tweet."""
+"""Scores against a direct computation for each tweet."""
 
 import math
 from collections.abc import Callable

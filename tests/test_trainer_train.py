@@ -1,4 +1,4 @@
-"""Training: exact resume, early stopping, no update on a broken loss, and it does learn."""
+"""Training: exact resume, early stopping, no update with a loss that is not finite, and the loss falls."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def weights(config: Config, name: str = "last_model.pth") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("updates", [5 * 17, 5 * 17 + 7, 1])  # at an epoch's end, inside an epoch, at once
-def test_stop_and_resume_is_bit_equal_to_one_go(
+def test_an_interrupted_and_resumed_run_is_bit_equal_to_one_without_a_stop(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, updates: int
 ) -> None:
     flags = ("--train.epochs", "10", "--train.batch_size", "8", "--train.patience", "10")
@@ -83,9 +83,9 @@ def test_stop_and_resume_is_bit_equal_to_one_go(
 
 def test_the_next_batch_after_resuming_is_the_same(settings: SettingsOf, corpus: Corpus) -> None:
     config = settings("--train.batch_size", "8")
-    rows = prepare(config, corpus).train
-    straight, resumed = (rows.epoch(8, seed=0, number=5, unk_rate=0.3) for _ in range(2))
-    one, two = (rows.batch(epoch.steps[7], replaced=epoch) for epoch in (straight, resumed))
+    dataset = prepare(config, corpus).train
+    straight, resumed = (dataset.epoch(8, seed=0, number=5, unk_rate=0.3) for _ in range(2))
+    one, two = (dataset.batch(epoch.steps[7], replaced=epoch) for epoch in (straight, resumed))
     assert torch.equal(one.ids, two.ids) and torch.equal(one.targets, two.targets)
 
 
@@ -127,7 +127,7 @@ def test_early_stopping_after_patience(settings: SettingsOf, corpus: Corpus, mon
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
-def test_a_broken_number_stops_before_the_update(
+def test_a_number_that_is_not_finite_stops_before_the_update(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     job = prepare(settings("--train.batch_size", "8"), corpus)  # a block of tokens, one call of the loss, in each step
@@ -151,7 +151,7 @@ def test_a_broken_number_stops_before_the_update(
     assert all(bool(parameter.isfinite().all()) for parameter in run.model.parameters())
 
 
-def test_after_a_broken_number_the_saved_run_goes_on_with_a_lower_rate(
+def test_after_a_number_that_is_not_finite_the_run_resumes_with_a_lower_rate(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--train.epochs", "3", "--train.batch_size", "8")  # 16 steps each
@@ -193,10 +193,10 @@ def test_a_gpu_too_small_for_a_step_says_what_to_do(settings: SettingsOf, corpus
     assert run.state.step == 0
 
 
-def test_the_end_of_an_epoch_that_is_seen_twice_is_logged_once(
+def test_an_epoch_that_ends_twice_is_logged_once(
     settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after the line of an epoch was written and before the run was saved, it comes to that line again."""
+    """A run killed after it logged an epoch but before it was saved logs that epoch again when it is resumed."""
     flags = ("--train.batch_size", "8", "--train.save_minutes", "0")
     original = Trainer.save
 
@@ -236,14 +236,16 @@ def test_measurements_have_the_promised_keys(settings: SettingsOf, corpus: Corpu
     assert facts["settings"]["train"]["seed"] == 0 and facts["split"]["hash"] == "made-up"
 
 
-def test_the_users_line_is_printed(settings: SettingsOf, corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_is_printed_for_each_epoch(
+    settings: SettingsOf, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(settings(), corpus)
     out, err = capsys.readouterr()
     assert out == ""  # results only
     assert "[Epoch 1] Train Loss: " in err and " | Val Loss: " in err and " | Val bits/byte: " in err
 
 
-def test_state_is_whole() -> None:
+def test_state_can_be_restored_from_its_fields() -> None:
     assert State(**State().__dict__) == State()
 
 

@@ -1,15 +1,15 @@
 """Tweets as examples, and examples as batches.
 
-    END t1 t2 ... tn END      a whole tweet: the end mark is learnt
-    END t1 t2 ... tn          a tweet that the API cut off: it is not
+    END t1 t2 ... tn END      a complete tweet: the model learns to predict its end
+    END t1 t2 ... tn          a tweet that the API cut off: it has no end mark to predict
 
-An example is one tweet, so no tweet sees another. A text longer than the context goes on in further examples, cut where
-a sentence ends; the end mark is learnt in the last one alone. A further example begins with the token before its first
-prediction, usually the full stop, and not with the end mark: that always means that a text begins. Every token is
-predicted exactly once, from its own example alone, so the bits per byte of a long text are those of the whole text.
+An example is one tweet, so tweets never attend to each other. A text longer than the context is cut into several
+examples, each of which ends with a sentence. The first begins with the end mark, which always means that a text begins;
+each of the others begins with the last token of the example before it, usually a full stop. Only the last one predicts
+the end mark. Every token is predicted exactly once, so the bits per byte of a long text are those of the whole text.
 
-The order of an epoch depends on (seed, number) alone, so the position (epoch, step) is all that must be remembered to
-go on. A batch reads its tokens when its turn comes: they may lie in a file far larger than memory.
+The order of an epoch depends only on (seed, number), so (epoch, step) is all that must be saved to resume. The tokens
+of a batch are read when it is made, as they may be in a file far larger than memory.
 """
 
 import re
@@ -29,24 +29,24 @@ from trainer.tokens import Tokens
 from utils.preprocess import Tweet
 
 CPU = torch.device("cpu")
-POOL = 32  # batches sorted by length together: long enough to save padding, short enough to stay a shuffle
+POOL = 32  # batches whose examples are sorted by length together: enough to save padding, few enough to stay random
 CHUNK = 1 << 24  # random numbers drawn together
-# A token that may be a sentence's last: its mark, and quotes and brackets after it; then a space must follow. The
-# full-width marks need none.
+# The last token of a sentence ends with a punctuation mark, maybe with quotes and brackets after it, and the next token
+# begins with a space. After full-width marks no space is needed.
 SENTENCE_END = re.compile(rb"(?s:.*)(?:[.!?]|\xe2\x80\xa6)(?:[\"')\]}]|\xe2\x80[\x99\x9d]|\xc2\xbb)*")
 WIDE_END = re.compile(rb"(?s:.*)\xe3\x80\x82|(?s:.*)\xef\xbc[\x81\x9f]")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some examples of like length, padded to the longest of them. B examples, T places each, N of them real.
+    """B examples of similar length, padded to T positions each; N of the B * T positions are real, not padding.
 
     Attributes:
-        ids: (B, T) what the model reads; the end mark at places that are padding.
-        places: (N,) which of the B * T places are real, no padding.
-        targets: (N,) the id to be predicted at each real place, example by example.
-        index: (N,) which prediction of the whole dataset each of them is.
-        share: which part of a step's predictions this batch holds.
+        ids: (B, T) what the model reads; padding has the id of the end mark.
+        places: (N,) the indices of the real positions among all B * T positions.
+        targets: (N,) the id to predict at each real position, example by example.
+        index: (N,) the index of each of these predictions in the whole dataset.
+        share: the number of predictions in this batch divided by that in its step.
     """
 
     ids: Tensor
@@ -56,18 +56,18 @@ class Batch:
     share: float = 1.0
 
     def real(self, hidden: Tensor) -> Tensor:
-        """Of the hidden states of all places, (B, T, C), those of the real ones, (N, C)."""
+        """The hidden states (N, C) of the real positions, from those of all positions, (B, T, C)."""
         return hidden.flatten(0, 1).index_select(0, self.places)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over a dataset: what each step learns from, in this epoch's order.
+    """One pass over a dataset: the examples of each step, and the tokens that are replaced by UNK ids.
 
     Attributes:
         steps: the numbers of the examples of each step.
-        replaced: (k,) where in the dataset's tokens the shared UNK id of a token's shape stands in for it; in order.
-        unk: (k,) that id.
+        replaced: (k,) the indices of the replaced tokens in `dataset.tokens.ids`, in order.
+        unk: (k,) the shared UNK id that replaces each of them.
     """
 
     dataset: "TweetDataset"
@@ -78,9 +78,9 @@ class Epoch:
     def parts(
         self, examples: Tensor, *, size: int, ranks: Ranks, device: torch.device, pad_to_multiple_of: int = 1
     ) -> Iterator[Batch]:
-        """This process's share of a step's examples, as batches of at most `size` of them on `device`.
+        """This process's examples of a step, as batches of at most `size` examples on `device`.
 
-        The processes take the examples in turn, as these are sorted by length.
+        The examples are sorted by length, so process r takes the examples r, r + size of `ranks`, and so on.
         """
         predictions = self.dataset.lengths[examples].sum()
         for part in examples[ranks.rank :: ranks.size].split(size):
@@ -91,18 +91,19 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TweetDataset:
-    """Texts, cut into examples that the model can read at once.
+    """Texts, cut into examples that fit the context.
 
     Attributes:
-        tokens: all texts, end to end; each begins with the end mark.
-        vocabulary: gives the model's id of each of GPT-2's tokens.
-        unk_ids: (V,) the shared id that may stand in for each id; see Vocabulary.unk_ids.
+        tokens: all texts, one after another; each begins with the end mark.
+        vocabulary: maps GPT-2's ids to the model's.
+        unk_ids: (V,) the shared id that may replace each id; see Vocabulary.unk_ids.
         starts: (n,) where each example begins in `tokens.ids`.
-        lengths: (n,) predictions in each example, one less than its tokens.
-        tweet: (n,) which text each example belongs to (one longer than the context makes several examples).
-        num_bytes: (tweets,) UTF-8 bytes of the text, and one more for its end.
-        finished: (tweets,) whether the end mark is part of it.
-        counted_in: the dataset that says which tokens occur once, if it is not this one; its texts come first here.
+        lengths: (n,) predictions in each example: one less than its tokens.
+        tweet: (n,) which text each example belongs to (a text longer than the context makes several examples).
+        num_bytes: (tweets,) UTF-8 bytes of the text, plus one for its end.
+        finished: (tweets,) whether the text is complete and so has an end mark after it.
+        counted_in: the dataset in which it is counted which tokens occur once; None: this one. Its texts must be the
+            first texts of this dataset.
     """
 
     tokens: Tokens
@@ -125,11 +126,13 @@ class TweetDataset:
         *,
         counted_in: "TweetDataset | None" = None,
     ) -> "TweetDataset":
-        """Encode tweets; one that has more than `block_size` predictions goes on in further examples."""
-        return cls.of(Tokens.encode(tweets, tokenizer), tokenizer, vocabulary, block_size, counted_in=counted_in)
+        """The dataset of these tweets. A tweet with more than `block_size` predictions makes several examples."""
+        return cls.from_tokens(
+            Tokens.encode(tweets, tokenizer), tokenizer, vocabulary, block_size, counted_in=counted_in
+        )
 
     @classmethod
-    def of(
+    def from_tokens(
         cls,
         tokens: Tokens,
         tokenizer: Tokenizer,
@@ -138,7 +141,7 @@ class TweetDataset:
         *,
         counted_in: "TweetDataset | None" = None,
     ) -> "TweetDataset":
-        """The dataset of texts that are encoded already."""
+        """The dataset of texts that are already encoded."""
         starts, lengths, tweet = cut_examples(tokens, tokenizer, block_size)
         return cls(
             tokens=tokens,
@@ -158,12 +161,12 @@ class TweetDataset:
 
     @cached_property
     def first(self) -> Tensor:
-        """(n,) how many predictions come before each example."""
+        """(n,) the number of predictions before each example."""
         return self.lengths.cumsum(0) - self.lengths
 
     @property
     def num_predictions(self) -> int:
-        """Tokens to predict, end marks included."""
+        """Number of tokens to predict, end marks included."""
         return int(self.lengths.sum())
 
     def batch(
@@ -174,7 +177,12 @@ class TweetDataset:
         replaced: Epoch | None = None,
         pad_to_multiple_of: int = 1,
     ) -> Batch:
-        """These examples (B,) as a batch on `device`; `replaced` has the UNK ids, T is a multiple of the last."""
+        """These examples (B,) as a batch on `device`.
+
+        Args:
+            replaced: the epoch whose tokens are replaced by UNK ids; None: no token is.
+            pad_to_multiple_of: T is a multiple of this.
+        """
         lengths = self.lengths[examples][:, None]
         T = -(-int(lengths.max()) // pad_to_multiple_of) * pad_to_multiple_of
         steps = torch.arange(T + 1)
@@ -193,22 +201,22 @@ class TweetDataset:
         )
 
     def target_gpt2_ids(self, examples: Tensor) -> Tensor:
-        """GPT-2 ids to be predicted, (N,), in the order of these examples' batch."""
+        """The targets of these examples as GPT-2 ids, (N,), in the order of their batch."""
         lengths = self.lengths[examples]
         within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         where = self.starts[examples].repeat_interleave(lengths) + within + 1
         return torch.from_numpy(self.tokens.ids[where.numpy()].astype(np.int64))
 
     def in_order(self, batch_size: int) -> list[Tensor]:
-        """Numbers of the examples of batches of like length; every example once. For evaluation."""
+        """All examples in batches of similar length, each as the numbers of its examples. For evaluation."""
         return list(self.lengths.argsort(stable=True).split(batch_size))
 
     def epoch(self, batch_size: int, *, seed: int, number: int, unk_rate: float) -> Epoch:
-        """Epoch `number`: the examples shuffled, those of like length together; tokens that occur once replaced by UNK.
+        """Epoch `number`: steps in random order, each with examples of similar length.
 
         Args:
-            batch_size: examples of a step.
-            unk_rate: the share of the tokens that occur once which is replaced.
+            batch_size: examples in a step.
+            unk_rate: the share of the tokens that occur once which are replaced by UNK ids.
         """
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         order = torch.randperm(len(self), generator=generator)
@@ -220,7 +228,7 @@ class TweetDataset:
 
     @cached_property
     def id_counts(self) -> Tensor:
-        """How often each id of the vocabulary stands in `tokens`, (V,)."""
+        """How often each of the model's ids occurs in `tokens`, (V,)."""
         by_gpt2_id = torch.from_numpy(self.tokens.counts())
         return torch.zeros(self.vocabulary.vocab_size, dtype=torch.long).index_add_(
             0, self.vocabulary.id_of, by_gpt2_id
@@ -228,33 +236,36 @@ class TweetDataset:
 
     @cached_property
     def singletons(self) -> Tensor:
-        """Where in `tokens.ids` the tokens stand whose id occurs only once, in order."""
+        """The indices in `tokens.ids` of the tokens whose id occurs only once, in order."""
         if self.counted_in is not None:
             return self.counted_in.singletons
         wanted = (self.id_counts == 1)[self.vocabulary.id_of]
         return torch.from_numpy(self.tokens.places_of(wanted.numpy()))
 
     def singleton_unk_replacement(self, rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Where tokens that occur once are replaced by the shared UNK id of their shape, and that id; both (k,).
+        """Choose tokens that occur once. Returns their indices and the shared UNK ids that replace them, both (k,).
 
-        A token that training saw once is the nearest thing to one it never saw (Good 1953). Replacing it at times
-        teaches the model how likely, and after what, an unseen token comes.
+        A token that occurs once in training is the best model of one that does not occur at all (Good 1953). From these
+        replacements the model learns how likely an unseen token is in each context.
         """
         gpt2_ids = torch.from_numpy(self.tokens.ids[self.singletons.numpy()].astype(np.int64))
         unk = self.unk_ids[self.vocabulary.id_of[gpt2_ids]]
-        able = unk >= 0
-        places, unk = self.singletons[able], unk[able]
+        has_unk = unk >= 0
+        places, unk = self.singletons[has_unk], unk[has_unk]
         if rate == 0 or len(places) == 0:
             return places[:0], unk[:0]
         chosen = torch.zeros(len(places), dtype=torch.bool)
-        for first in range(0, len(self.tokens.ids), CHUNK):  # a number for every token, so that none depends on others
+        for first in range(0, len(self.tokens.ids), CHUNK):  # one for every token, so that the chunks do not matter
             drawn = torch.rand(min(CHUNK, len(self.tokens.ids) - first), generator=generator) < rate
             here = slice(*torch.searchsorted(places, torch.tensor([first, first + CHUNK])).tolist())
             chosen[here] = drawn[places[here] - first]
         return places[chosen], unk[chosen]
 
     def sample(self, limit: int, tokenizer: Tokenizer) -> "TweetDataset":
-        """Evenly spread examples with about `limit` predictions, or all if there are no more; of long texts, parts."""
+        """A dataset of evenly spaced examples with about `limit` predictions, or this one if it has no more.
+
+        A text that makes several examples may be in it in part.
+        """
         step = -(-self.num_predictions // limit)
         if step <= 1:
             return self
@@ -278,7 +289,7 @@ class TweetDataset:
 def cut_examples(
     tokens: Tokens, tokenizer: Tokenizer, block_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Where each example begins, how many predictions it has, and its text; (n,) each."""
+    """The start, the number of predictions and the text of each example; (n,) each."""
     sizes = np.diff(tokens.bounds) - 1
     fits = (sizes > 0) & (sizes <= block_size)
     starts, lengths, owners = [tokens.bounds[:-1][fits]], [sizes[fits]], [np.flatnonzero(fits)]
@@ -293,13 +304,17 @@ def cut_examples(
         lengths.append(np.diff(edges))
         owners.append(np.full(len(edges) - 1, text))
     start, length, owner = (np.concatenate(parts) for parts in (starts, lengths, owners))
-    order = np.argsort(start)  # text by text, as if none were long
+    order = np.argsort(start)  # in the order of the texts
     return start[order], length[order], owner[order]
 
 
 @cache
 def sentence_marks(tokenizer: Tokenizer) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Of each GPT-2 token, (50257,): may a sentence end with it before a space, does one in any case, is it spaced."""
+    """Three arrays over GPT-2's tokens, (50257,).
+
+    Whether a sentence ends with the token if a space follows; whether one ends with it in any case; whether the token
+    begins with a space.
+    """
     text = tokenizer.token_bytes
     return (
         np.array([SENTENCE_END.fullmatch(token) is not None for token in text]),
@@ -315,13 +330,14 @@ def cut_text(
     spaced: NDArray[np.bool_],
     block_size: int,
 ) -> list[int]:
-    """Where the examples of a framed text begin in it, and the place of its last token.
+    """Where each example of a framed text begins in it, and the index of its last token.
 
-    Each example ends with the last sentence that ends within `block_size` predictions; if none does, at a token.
+    An example has as many sentences as fit into `block_size` predictions. If not even one fits, it is cut after
+    `block_size` predictions.
 
     Args:
         ids: (n,) the framed text.
-        last, wide, spaced: see `sentence_marks`.
+        last, wide, spaced: the arrays of `sentence_marks`.
     """
     ends = np.flatnonzero(wide[ids[:-1]] | (last[ids[:-1]] & spaced[ids[1:]]))
     edges = [0]
@@ -334,5 +350,5 @@ def cut_text(
 
 
 def framed(ids: list[int], *, finished: bool) -> list[int]:
-    """A tweet's token ids with the end mark before it, and after it if it is whole."""
+    """A tweet's token ids with the end mark before them, and after them if the tweet is complete."""
     return [END, *ids, END] if finished else [END, *ids]

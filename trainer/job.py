@@ -1,4 +1,4 @@
-"""All that a training run needs, made from the settings and the tweets."""
+"""A training job: everything that a training run needs, made from the settings and the tweets."""
 
 import math
 import sys
@@ -20,24 +20,24 @@ from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset, framed
 from trainer.calibrate import Calibration, make_calibration
-from trainer.fused_loss import BLOCK, pays
+from trainer.fused_loss import BLOCK, use_fused_loss
 from trainer.losses import Loss, cross_entropy, soft_cross_entropy
 from trainer.parallel import SINGLE_PROCESS, NoLog, Ranks
-from trainer.subword_embedding import SubwordGroups, merged_state_dict, subword_groups_of
+from trainer.subword_embedding import SubwordGroups, find_subword_groups, merged_state_dict
 from trainer.tokens import Tokens
 from utils.preprocess import Corpus, Tweet
 from utils.run_log import RunLog, write_facts
 
-NGRAM_ORDER = 3  # what held-out tweets choose at this size of corpus; longer contexts hardly ever recur
-NGRAM_TOP_K = 256  # likeliest rows kept of what the n-gram expects: 0.02 nats are lost to the tail, with 32 it is 0.2
-TEACHER_TOKENS = 250_000  # training tokens an n-gram may teach: 8 bytes a likely row, 0.5 GB, twice that in the making
-BASELINE_TOKENS = 3_000_000  # training tokens an n-gram may count: fitting takes about 300 bytes for each, 1 GB
-VAL_TOKENS = 50_000  # validation tokens scored after an epoch: 10 times what the usual 450 tweets have
+NGRAM_ORDER = 3  # the best order for held-out tweets of a corpus of this size; longer contexts rarely recur
+NGRAM_TOP_K = 256  # ids stored of each distribution of the n-gram: the tail costs 0.02 nats; with 32 ids it costs 0.2
+TEACHER_TOKENS = 250_000  # most training tokens with an n-gram teacher: it takes 8 bytes for each stored id, 0.5 GB
+BASELINE_TOKENS = 3_000_000  # most training tokens to fit an n-gram to: this takes about 300 bytes for each, 1 GB
+VAL_TOKENS = 50_000  # validation tokens scored after an epoch: 10 times those of the usual 450 tweets
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a model learns: the dataset it reads, and the loss that it is given there."""
+class Objective:
+    """What training minimises: a loss, and the dataset over which it is taken."""
 
     dataset: TweetDataset
     loss: Loss
@@ -45,17 +45,17 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a training run needs; `prepare` makes it.
+    """Everything that a training run needs; see `prepare`.
 
     Attributes:
         train, val: the encoded tweets.
         ranks: the processes that train together; see trainer/parallel.py.
-        subword_groups: which ids share parts of their embedding while training; see trainer/subword_embedding.py.
-        calibration: makes the model that is kept expect rare tokens as often as they occur; see trainer/calibrate.py.
+        subword_groups: which ids share parts of their embedding during training; see trainer/subword_embedding.py.
+        calibration: corrects the probabilities of rare tokens in the saved model; see trainer/calibrate.py.
         loss: what is minimised; see trainer/losses.py.
-        folder: where best_model.pth and last_model.pth go.
-        log: receives the measurements.
-        split_hash: tells which tweets were validation, so that no model is evaluated on what it was trained on.
+        folder: where best_model.pth and last_model.pth are written.
+        log: where the measurements are written.
+        split_hash: identifies the validation tweets, so that no model is evaluated on tweets it was trained on.
     """
 
     config: Config
@@ -82,19 +82,19 @@ def prepare(
     folder: Path | None = None,
     log: RunLog | None = None,
     ranks: Ranks = SINGLE_PROCESS,
-    lesson: Callable[[TweetDataset], Lesson] | None = None,
+    objective: Callable[[TweetDataset], Objective] | None = None,
 ) -> Job:
-    """A Job: tokenizer, vocabulary, a fresh model, and the n-gram to beat and to learn from.
+    """A Job: tokenizer, vocabulary, an untrained model, and an n-gram model as baseline and teacher.
 
-    What is fitted is fitted to the training tweets alone.
+    Vocabulary, n-gram and calibration are fitted to the training tweets only.
 
     Args:
-        vocabulary: one to share with other models; None: that of these training tweets.
-        folder, log: where checkpoints and measurements go; None: where the settings say, with a run.json.
-        ranks: the processes that train together; the first one alone writes.
-        lesson: makes of the training tweets what the model learns; None: these tweets, with the loss of the settings.
+        vocabulary: one that is shared with other models; None: that of these training tweets.
+        folder, log: where to write checkpoints and measurements; None: as in the settings, and a run.json as well.
+        ranks: the processes that train together; only rank 0 writes files.
+        objective: makes dataset and loss from the training tweets; None: the tweets, with the loss of the settings.
     """
-    # long: it names each part of a Job once, in the order in which they depend on one another
+    # long: it makes each part of a Job once, in the order in which they depend on each other
     device, tokenizer = choose_device(config.machine), load_tokenizer(config.model.tokenizer)
     start = load_pretrained(config.model, tokenizer) if config.model.init_from else None
     if start:
@@ -103,30 +103,31 @@ def prepare(
     if vocabulary is None:
         vocabulary = Vocabulary.from_counts(config.model, tokenizer, torch.from_numpy(train_tokens.counts()))
     train, val = (
-        TweetDataset.of(tokens, tokenizer, vocabulary, config.model.block_size) for tokens in (train_tokens, val_tokens)
+        TweetDataset.from_tokens(tokens, tokenizer, vocabulary, config.model.block_size)
+        for tokens in (train_tokens, val_tokens)
     )
     model = fresh_model(config, train)
     if start:
         carry_over(start, model, vocabulary)
     ngram = count_ngram(train_tokens)
     calibration = calibration_of(config, train_tokens, ngram, vocabulary, tokenizer)
-    default = Lesson(train, ngram_loss(config, train_tokens, ngram, vocabulary, device))
-    taught = lesson(train) if lesson else default
+    default = Objective(train, ngram_loss(config, train_tokens, ngram, vocabulary, device))
+    chosen = objective(train) if objective else default
     job = Job(
         config=config,
         model=model,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
-        train=taught.dataset,
+        train=chosen.dataset,
         val=val_sample(val, tokenizer),
         folder=folder or config.paths.checkpoints,
         log=log or (open_log(config) if ranks.first else NoLog()),
         split_hash=corpus.info["split"]["hash"],
         device=device,
         ranks=ranks,
-        subword_groups=None if start else subword_groups(config, train, tokenizer, taught=lesson is not None),
+        subword_groups=None if start else subword_groups_for(config, train, tokenizer, distilled=objective is not None),
         calibration=calibration,
-        loss=taught.loss,
+        loss=chosen.loss,
     )
     if ngram and not config.train.resume:
         log_baseline(job, ngram, val_tokens)
@@ -136,28 +137,30 @@ def prepare(
 
 
 def encode_corpus(config: Config, corpus: Corpus, tokenizer: Tokenizer) -> tuple[Tokens, Tokens]:
-    """The training and the validation tweets as tokens, in files that are gone with the process."""
+    """The training and the validation tweets as tokens, in temporary files."""
     config.paths.data.mkdir(parents=True, exist_ok=True)
     train, val = (Tokens.encode(side, tokenizer, folder=config.paths.data) for side in (corpus.train, corpus.val))
     return train, val
 
 
-def subword_groups(config: Config, train: TweetDataset, tokenizer: Tokenizer, *, taught: bool) -> SubwordGroups | None:
-    """The groups of train.subword_features. With a teacher each id has its own vector too."""
+def subword_groups_for(
+    config: Config, train: TweetDataset, tokenizer: Tokenizer, *, distilled: bool
+) -> SubwordGroups | None:
+    """The groups of train.subword_features, or None. In distillation every id has a vector of its own as well."""
     if not config.train.subword_features:
         return None
-    groups = subword_groups_of(train.vocabulary, tokenizer, train.id_counts)
-    return replace(groups, single=torch.ones_like(groups.single)) if taught else groups
+    groups = find_subword_groups(train.vocabulary, tokenizer, train.id_counts)
+    return replace(groups, own_vector=torch.ones_like(groups.own_vector)) if distilled else groups
 
 
 def log_baseline(job: Job, ngram: NGram, val: Tokens) -> None:
-    """Write what the validation tweets cost the n-gram, which is to be beaten, into the log."""
+    """Write the n-gram's bits per byte on the validation tweets, the baseline, to the log."""
     nats = -sum(float(ngram.log_probs(ids).sum()) for ids in val.texts())
     job.log.write(step=0, **{"baseline/ngram": nats / math.log(2) / int(val.num_bytes.sum())})
 
 
 def fresh_model(config: Config, train: TweetDataset) -> GPT:
-    """A model as `train.seed` makes it, which knows nothing but how frequent each id is."""
+    """An untrained model: random weights from `train.seed`, and an output bias that gives each id its frequency."""
     torch.manual_seed(config.train.seed)
     model = GPT(config.model, train.vocabulary.vocab_size)
     if model.head_bias is not None:
@@ -166,18 +169,18 @@ def fresh_model(config: Config, train: TweetDataset) -> GPT:
 
 
 def framed_ids(tweets: Sequence[Tweet], tokenizer: Tokenizer) -> list[list[int]]:
-    """GPT-2 ids of every tweet with its end marks."""
+    """The GPT-2 ids of each tweet with its end marks."""
     bodies = tokenizer.encode_batch([tweet.text for tweet in tweets])
     return [framed(ids, finished=tweet.finished) for ids, tweet in zip(bodies, tweets, strict=True)]
 
 
 def say(text: str) -> None:
-    """Tell what is being done, on standard error."""
+    """Print a line on standard error."""
     print(text, file=sys.stderr)
 
 
 def count_ngram(train: Tokens) -> NGram | None:
-    """The n-gram to beat and to learn from, or None where there is more text than it can count."""
+    """An n-gram model of the training tweets, the baseline and teacher; None if there is too much text to fit it."""
     if train.num_predictions > BASELINE_TOKENS:
         say(
             f"No n-gram baseline: its counts of {train.num_predictions:,} tokens would take "
@@ -190,12 +193,12 @@ def count_ngram(train: Tokens) -> NGram | None:
 def ngram_loss(
     config: Config, train: Tokens, ngram: NGram | None, vocabulary: Vocabulary, device: torch.device
 ) -> Loss:
-    """Cross-entropy, maybe mixed (train.ngram_weight) with what an n-gram expects that has not seen the tweet."""
+    """Cross-entropy, where train.ngram_weight of the target is the probabilities of an n-gram without the tweet."""
     if config.train.ngram_weight == 0:
         return cross_entropy
     if ngram is None or train.num_predictions > TEACHER_TOKENS:
         say(
-            f"No n-gram teacher, so train.ngram_weight has no effect: what it expects at {train.num_predictions:,} "
+            f"No n-gram teacher, so train.ngram_weight has no effect: its probabilities at {train.num_predictions:,} "
             f"tokens would take {train.num_predictions * NGRAM_TOP_K * 8 / 1e9:.0f} GB of memory (it is left out above "
             f"{TEACHER_TOKENS:,} tokens, and with so much text there is less to learn from it)"
         )
@@ -207,50 +210,51 @@ def ngram_loss(
 def calibration_of(
     config: Config, train: Tokens, ngram: NGram | None, vocabulary: Vocabulary, tokenizer: Tokenizer
 ) -> Calibration | None:
-    """The calibration of train.calibrate, where there is an n-gram and little enough text to count again."""
+    """The calibration of train.calibrate; None if it is off, there is no n-gram, or there is too much text."""
     if not config.train.calibrate or ngram is None or train.num_predictions > TEACHER_TOKENS:
         return None
     return make_calibration(config, train.texts(), ngram, vocabulary, tokenizer)
 
 
 def val_sample(val: TweetDataset, tokenizer: Tokenizer) -> TweetDataset:
-    """The validation tweets, or evenly spread ones where scoring them all would take long."""
+    """The validation tweets, or evenly spaced ones if scoring all would take long."""
     sample = val.sample(VAL_TOKENS, tokenizer)
     if sample is not val:
         say(
-            f"Validation uses {sample.num_predictions:,} of {val.num_predictions:,} tokens, evenly spread, to take "
-            "bounded time"
+            f"Validation uses {sample.num_predictions:,} of {val.num_predictions:,} tokens, evenly spaced, to limit "
+            "its time"
         )
     return sample
 
 
 def open_log(config: Config) -> RunLog:
-    """metrics.jsonl: a new one, or the old one up to the step that the run goes on from."""
+    """metrics.jsonl: a new file, or for a resumed run the old one up to the step it continues from."""
     if not config.train.resume:
         return RunLog(config.paths.metrics)
     state = load_checkpoint(config.paths.last_model).get("state", {"step": 0, "epoch": 0})
-    return RunLog(config.paths.metrics, keep=so_far(state))
+    return RunLog(config.paths.metrics, keep=records_until(state))
 
 
-def so_far(state: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
-    """Which records a run keeps that goes on from `state`: not those of an epoch whose end it will see again."""
+def records_until(state: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
+    """Whether a run that continues from `state` keeps a log record: not if it will write that record again."""
     return lambda record: record["step"] <= state["step"] and record.get("epoch", 0) <= state["epoch"]
 
 
 def log_frequency(train: TweetDataset) -> Tensor:
-    """Log share of each id among the training tokens, (V,): a good place for the output bias to start.
+    """The log frequency of each id in the training tweets, (V,): the initial output bias.
 
-    A shared id counts as often as there are tokens of its shape seen once (Good 1953: so many unseen are to come).
+    The count of a shared id is the number of tokens of its shape that occur once: that many unseen tokens are to be
+    expected (Good 1953).
     """
     counts = train.id_counts.float()
-    counts[train.vocabulary.end] -= len(train.num_bytes)  # the end mark before a tweet is given, not predicted
+    counts[train.vocabulary.end] -= len(train.num_bytes)  # the end mark before a tweet is never predicted
     once = train.unk_ids[(counts == 1) & (train.unk_ids >= 0)]
     counts += torch.bincount(once, minlength=train.vocabulary.vocab_size)
     return (counts.clamp(min=0.5) / counts.sum()).log()
 
 
 def run_facts(job: Job, corpus: Corpus) -> dict[str, object]:
-    """What run.json tells of this run."""
+    """The content of run.json."""
     return {
         "settings": job.config.to_dict(),
         "split": corpus.info["split"],
@@ -264,7 +268,7 @@ def run_facts(job: Job, corpus: Corpus) -> dict[str, object]:
 
 
 def describe(job: Job) -> str:
-    """One line on what is about to be trained."""
+    """One line that describes the training to come."""
     model, processes = job.config.model, f"{job.ranks.size} processes, each on " if job.ranks.size > 1 else ""
     parameters = sum(part.numel() for part in merged_state_dict(job.model).values())
     return (
@@ -277,12 +281,12 @@ def describe(job: Job) -> str:
 
 
 def examples_at_once(config: Config, processes: int = 1) -> int:
-    """Examples that go through the model together: a batch is shared by the processes and cut into parts."""
+    """Examples that go through the model at once: a batch is divided among the processes, and then into parts."""
     return math.ceil(config.train.batch_size / (processes * config.train.accumulate))
 
 
 def step_bytes(job: Job) -> int:
-    """About the most memory that training takes in a process beside the program and the tweets, bytes."""
+    """An estimate of the most memory, in bytes, that training takes in a process, without program and tweets."""
     parameters = job.model.num_parameters()
     return bytes_of_step(
         job.config, parameters, job.vocabulary.vocab_size, job.train.lengths, job.device, job.ranks.size
@@ -290,7 +294,7 @@ def step_bytes(job: Job) -> int:
 
 
 def largest_batch(config: Config, lengths: Tensor, processes: int = 1) -> tuple[int, int]:
-    """The most predictions, and the most places with padding, that go through the model at once."""
+    """The most predictions, and the most positions with padding, that go through the model at once."""
     longest = lengths.topk(min(examples_at_once(config, processes), len(lengths))).values
     return int(longest.sum()), longest.numel() * int(longest[0])
 
@@ -298,15 +302,16 @@ def largest_batch(config: Config, lengths: Tensor, processes: int = 1) -> tuple[
 def bytes_of_step(
     config: Config, parameters: int, vocab_size: int, lengths: Tensor, device: torch.device, processes: int = 1
 ) -> int:
-    """`step_bytes` of a model with so many parameters and ids, on examples of these lengths (n,).
+    """`step_bytes` of a model with this many parameters and ids, on examples of these lengths (n,).
 
-    Weights, gradients, AdamW's two moments and the model that is kept, 4 bytes each, and with several processes their
-    message; of the largest batch the logits, their gradient and what a loss keeps, or fused (trainer/fused_loss.py) the
-    logits and those of a block; and in every layer about 32 vectors a place (measured) that the gradient needs.
+    It is the sum of three parts, with 4 bytes for each number. First the parameters, their gradients, AdamW's two
+    moments, the copy for validation and, with several processes, the message that sums the gradients. Then the logits
+    of the largest batch, their gradient, and what the loss saves; or with the fused loss (trainer/fused_loss.py) the
+    logits and those of one block. Then about 32 vectors (measured) for each position and layer, saved for the gradient.
     """
     tokens, places = largest_batch(config, lengths, processes)
     logits = 4 * tokens * vocab_size
-    if pays(precision(config.machine, device), device, tokens * vocab_size):
+    if use_fused_loss(precision(config.machine, device), device, tokens * vocab_size):
         logits = (tokens + 3 * min(tokens, BLOCK)) * vocab_size
     copies = 5 if processes == 1 else 6
     return 4 * (copies * parameters + logits + 32 * places * config.model.n_embd * config.model.n_layer)

@@ -1,7 +1,7 @@
-"""Losses: a mean over the real tokens, so that padding and batch shape never change them.
+"""Losses. Each is a mean over the real tokens, so padding and the shape of a batch do not change it.
 
-A loss takes logits (N, V), targets (N,) and the numbers of these N predictions in the dataset (N,). It returns what to
-minimise and the plain nats of the targets, which are what is reported.
+A loss takes logits (N, V), targets (N,) and the index (N,) of each of these N predictions in the dataset. It returns
+the value to minimise and the mean nats of the targets, which is what is reported.
 """
 
 from collections.abc import Callable
@@ -14,29 +14,30 @@ from torch.nn import functional as F
 from model.soft_targets import SoftTargets
 from model.transformer import GPT
 from trainer.batches import Batch
-from trainer.fused_loss import fused_loss, padded_head, pays
+from trainer.fused_loss import fused_loss, padded_head, use_fused_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 BatchLoss = Callable[[GPT, Tensor, Batch], tuple[Tensor, Tensor]]
 
 
 def with_head(loss: Loss, dtype: torch.dtype, device: torch.device, *, logits: int) -> BatchLoss:
-    """`loss` of the model's logits, from the hidden states (N, C) of a batch.
+    """`loss` as a function of a batch's hidden states (N, C): of the logits that the model's head gives for them.
 
-    Where a twin of trainer/fused_loss.py is faster, for products in `dtype` on `device` and so many logits, it is used.
+    It uses a function of trainer/fused_loss.py if that is faster for products in `dtype` on `device` and a batch with
+    this many logits.
     """
 
     def plain(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return loss(model.head(hidden).float(), batch.targets, batch.index)
 
-    def as_one(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def fused(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return fused_loss(model, hidden, batch.targets, batch.index, loss)
 
     def padded(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return loss(padded_head(model, hidden).float(), batch.targets, batch.index)
 
-    if pays(dtype, device, logits):
-        return as_one
+    if use_fused_loss(dtype, device, logits):
+        return fused
     return padded if device.type == "cuda" else plain
 
 
@@ -47,10 +48,10 @@ def cross_entropy(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tenso
 
 
 class SoftCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of distributions given as SoftTargets; the dense target is never made.
+    """Mean cross-entropy with SoftTargets, without making the dense target.
 
-    The gradient is (softmax(logits) - target) / N. The softmax of the forward pass becomes it in place, so the logits
-    are gone through half as often as with `log_softmax` and a dense target.
+    The gradient is (softmax(logits) - target) / N. It is computed in place from the softmax of the forward pass, which
+    needs half as many passes over the logits as `log_softmax` and a dense target.
     """
 
     @staticmethod
@@ -61,28 +62,28 @@ class SoftCrossEntropy(torch.autograd.Function):
 
         `logits` (N, V), `ids` and `probs` (N, k), `tail` (N,), `base` (V,).
         """
-        likely = logits.softmax(-1)
-        normaliser = logits.amax(-1) - likely.amax(-1).log()  # log of the sum of exponentials
+        softmax = logits.softmax(-1)
+        normaliser = logits.amax(-1) - softmax.amax(-1).log()  # log of the sum of exponentials
         expected = (probs * logits.gather(1, ids)).sum(-1) + tail * (logits @ base)
         nats = (normaliser - logits.gather(1, targets[:, None])[:, 0]).mean()
-        ctx.save_for_backward(likely, ids, probs, tail, base)
+        ctx.save_for_backward(softmax, ids, probs, tail, base)
         ctx.mark_non_differentiable(nats)
         return (normaliser - expected).mean(), nats
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        """Gradient with respect to the logits only; uses up what the forward pass kept."""
-        likely, ids, probs, tail, base = ctx.saved_tensors
-        share = grad / len(likely)
-        result = likely.mul_(share)
-        result.addr_(tail * share, base, alpha=-1.0)
-        return result.scatter_add_(1, ids, -probs * share), None, None, None, None, None
+        """The gradient of the logits. It overwrites the saved softmax."""
+        softmax, ids, probs, tail, base = ctx.saved_tensors
+        scale = grad / len(softmax)
+        result = softmax.mul_(scale)
+        result.addr_(tail * scale, base, alpha=-1.0)
+        return result.scatter_add_(1, ids, -probs * scale), None, None, None, None, None
 
 
 def soft_cross_entropy(teacher: SoftTargets, *, weight: float) -> Loss:
-    """Cross-entropy with targets of which `weight` is what a teacher expects, and the rest the token itself.
+    """(1 - weight) cross-entropy + weight KL(teacher || student), a mean over tokens.
 
-    That is (1 - weight) cross-entropy + weight KL(teacher || student), less the teacher's entropy, a constant.
+    The teacher's entropy is left out: it is a constant, so the gradient is the same.
     """
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,20 +99,20 @@ def soft_cross_entropy(teacher: SoftTargets, *, weight: float) -> Loss:
 
 
 class TeacherProbs(Protocol):
-    """What teachers expect at each place of the dataset."""
+    """The probabilities of a teacher at each position of the dataset."""
 
     def at(self, index: Tensor) -> Tensor:
-        """Probabilities (n, V) at the places `index` (n,)."""
+        """Probabilities (n, V) at the positions `index` (n,)."""
 
 
 def distillation(teacher: TeacherProbs, *, weight: Tensor, temperature: float) -> Loss:
     """(1 - w) cross-entropy + w T^2 KL(teacher || student), a mean over tokens (Hinton et al. 2015).
 
-    The teacher's entropy is left out: it is a constant, so KL and cross-entropy have the same gradient.
+    The teacher's entropy is left out: it is a constant, so the gradient is the same.
 
     Args:
-        weight: (N,) w at each place of the dataset.
-        temperature: T; both sides are softened by it.
+        weight: (N,) w at each position of the dataset.
+        temperature: T; the logits of teacher and student are divided by it.
     """
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

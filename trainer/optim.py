@@ -1,4 +1,4 @@
-"""Parameter groups and the learning rate's course."""
+"""The optimizer and the learning rate schedule."""
 
 import math
 
@@ -9,7 +9,7 @@ from config.schema import TrainConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019); matrices and embeddings decay, biases and LayerNorm gains do not."""
+    """AdamW (Loshchilov & Hutter 2019). Weight decay applies to matrices and embeddings only."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -17,9 +17,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def lr_at(step: int, total_steps: int, config: TrainConfig) -> float:
-    """Learning rate of update `step` (from 0): a straight climb, then half a cosine down to the final share.
+    """Learning rate of update `step` (from 0): linear warm-up to the peak, then cosine decay to the final rate.
 
-    The first update already learns (step 0 has 1/warmup of the peak), the last one has exactly the final rate.
+    It is above 0 at the first update, 1/(warm-up steps + 1) of the peak, and exactly the final rate at the last.
     """
     warmup = round(config.warmup_fraction * total_steps)
     if step < warmup:

@@ -1,14 +1,15 @@
-"""Training by several processes as if they were one, each on a device of its own.
+"""Data-parallel training: several processes, each with its own device, take the same steps as one process would.
 
     torchrun --nproc_per_node 4 main.py train
 
-Every process has the whole model. Each step's examples are shared out among them. Each process computes the gradient of
-its examples, weighted by their share of the real tokens, and the gradients are added up. So all take the very step that
-one process would take, and the weights stay the same everywhere. Rank 0 alone validates, writes files and prints.
+Every process has the whole model. The examples of each step are divided among the processes. Each computes the gradient
+of its examples, weighted by their share of the step's tokens, and the gradients are summed over all processes. So the
+step is that of a single process, and the weights stay equal everywhere. Only rank 0 validates, writes files and prints.
 
-torch's DistributedDataParallel is not used: it takes the mean over processes where the tokens must be weighed, needs a
-backward pass from every process (here one may have no example at all), and must know of each part of a cut batch.
-Adding up while the backward pass still runs would pay where a step takes long; here one call after it is enough.
+torch's DistributedDataParallel is not used. It takes the mean over processes, where a mean over tokens is needed; it
+needs a backward pass in every process, but a process may have no example; and it must be called for each part of a
+batch that is cut into parts. It sums gradients while the backward pass still runs, which saves time only if steps are
+long; here one call after the backward pass is enough.
 """
 
 import os
@@ -26,27 +27,27 @@ from torch import Tensor, distributed, nn
 from config.schema import UserError
 from utils.run_log import RunLog
 
-TIMEOUT = timedelta(minutes=10)  # to wait for another process before giving up
+TIMEOUT = timedelta(minutes=10)  # how long a process waits for another one before it fails
 T = TypeVar("T")
 
 
 class NoLog(RunLog):
-    """Where all processes but the first write their measurements: nowhere."""
+    """A log that writes nothing, for all processes but the first."""
 
     def __init__(self) -> None:
         pass
 
     def write(self, **values: Any) -> None:
-        """Forget these."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run. Methods "for all to call" must be called by every one of them, in the same order.
+    """The processes of a run. A collective method must be called by all processes, in the same order.
 
     Attributes:
-        rank: which of them this is, from 0.
-        size: how many there are.
+        rank: the number of this process, from 0.
+        size: the number of processes.
     """
 
     rank: int = 0
@@ -54,17 +55,17 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that validates, writes and prints."""
+        """Whether this is rank 0, which validates, writes files and prints."""
         return self.rank == 0
 
     def seed_dropout(self, seed: int, step: int) -> None:
-        """Start dropout's random numbers for this step: others in each process, the same when it is taken again."""
+        """Seed dropout for this step: differently in each process, but equally if the step is repeated."""
         torch.manual_seed(zlib.crc32(f"{seed} {step} {self.rank}".encode()))
 
     def all_reduce(self, model: nn.Module, sums: Tensor) -> Tensor:
-        """Add up the gradients of all processes in place, and return the total of `sums` (n,); for all to call.
+        """Sum the gradients of all processes in place, and return the sum of their `sums` (n,). Collective.
 
-        Everything goes in one message: as many numbers as the model has parameters.
+        All numbers are sent in one message: one for each parameter of the model.
         """
         parameters = list(model.parameters())
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # None: it had no examples
@@ -77,23 +78,23 @@ class Ranks:
         return sums
 
     def broadcast_parameters(self, model: nn.Module) -> None:
-        """Give the first process's weights to all; for all to call."""
+        """Copy the weights of rank 0 to all processes. Collective."""
         if self.size > 1:
             with self.connected(), torch.no_grad():
                 for parameter in model.parameters():
                     distributed.broadcast(parameter, 0)
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so; for all to call."""
+        """Whether `flag` is true in any process. Collective."""
         if self.size == 1:
             return flag
-        anyone = torch.tensor(int(flag))
+        found = torch.tensor(int(flag))
         with self.connected():
-            distributed.all_reduce(anyone, distributed.ReduceOp.MAX)
-        return bool(anyone)
+            distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return bool(found)
 
     def gather(self, value: T) -> list[T]:
-        """What each process gave, in order; for all to call."""
+        """The values of all processes, by rank. Collective."""
         values = [value] * self.size
         if self.size > 1:
             with self.connected():
@@ -101,7 +102,7 @@ class Ranks:
         return values
 
     def broadcast(self, value: T | None) -> T:
-        """What the first process gave; for all to call."""
+        """The value of rank 0. Collective."""
         values = [value]
         if self.size > 1:
             with self.connected():
@@ -110,15 +111,15 @@ class Ranks:
         return values[0]
 
     def rank_error(self, error: BaseException) -> BaseException:
-        """What to raise where all processes end for the same reason: rank 0 reports it, the others just end."""
+        """What to raise if all processes end for the same reason: rank 0 reports it, the others exit silently."""
         return error if self.first else SystemExit(0)
 
     @contextmanager
     def on_all_ranks(self) -> Iterator[None]:
-        """Work of each process by itself, after which all go on or none does; for all to enter.
+        """If the code inside the `with` fails in one process, end all processes. Collective.
 
         Raises:
-            UserError: of this process, or of another one: the first process tells of it.
+            UserError: the code failed in this process or in another one. Only rank 0 reports it.
         """
         if self.size == 1:
             yield
@@ -133,27 +134,29 @@ class Ranks:
             if text is not None:
                 raise self.rank_error(problem or UserError(f"process {rank} of {self.size}: {text}"))
 
-    def check_alike(self, facts: dict[str, Any]) -> None:
-        """Refuse to train on different things without noticing; for all to call.
+    def check_same(self, facts: dict[str, Any]) -> None:
+        """Check that all processes have the same `facts`. Collective.
 
         Raises:
-            UserError: a process has other tweets, other settings or another checkpoint than the first one.
+            UserError: a process has other tweets, other settings or another checkpoint than rank 0.
         """
         for rank, theirs in enumerate(self.gather(facts)):
             if other := [name for name, value in theirs.items() if value != facts[name]]:
-                raise self.rank_error(UserError(f"process {rank} has not the same {other[0]} as process {self.rank}"))
+                raise self.rank_error(
+                    UserError(f"process {rank} does not have the same {other[0]} as process {self.rank}")
+                )
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Turn a lost connection into an end.
+        """Turn a lost connection into an error that ends the process.
 
         Raises:
-            UserError: another process ended or can't be reached; SystemExit where this is not the first one.
+            UserError: another process ended or can't be reached. A SystemExit if this is not rank 0.
         """
         try:
             yield
         except RuntimeError:
-            lost = "another process of this run ended or can't be reached: what was saved before is whole, go on with "
+            lost = "another process of this run ended or can't be reached: what was saved is intact, continue with "
             raise (UserError(lost + "--train.resume true") if self.first else SystemExit(1)) from None
 
 
@@ -161,24 +164,26 @@ SINGLE_PROCESS = Ranks()
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """The processes that torchrun started, of which only rank 0 prints; without torchrun, this process alone.
+def process_group() -> Iterator[Ranks]:
+    """The processes that torchrun started, or this process alone. Inside the `with`, only rank 0 prints.
 
     Raises:
-        UserError: the processes do not find each other.
+        UserError: the processes can't connect to each other.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield SINGLE_PROCESS
         return
-    both = torch.cuda.is_available() and distributed.is_nccl_available()
+    with_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=TIMEOUT)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpus else "gloo", timeout=TIMEOUT)
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"the {size} processes don't find each other ({error}): start them with torchrun") from None
+        raise UserError(
+            f"the {size} processes can't connect to each other ({error}): start them with torchrun"
+        ) from None
     ranks = Ranks(distributed.get_rank(), size)
     with ExitStack() as held:
         if not ranks.first:
             held.enter_context(redirect_stderr(held.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
         yield ranks
-    distributed.destroy_process_group()  # not after an error: it would wait for those that are gone
+    distributed.destroy_process_group()  # not after an error: it would wait for processes that have ended

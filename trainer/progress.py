@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a bar on a terminal, and one line an epoch everywhere."""
+"""The progress shown during training: one line for each epoch, and on a terminal also a progress bar."""
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -6,11 +6,11 @@ from rich.progress import Progress as Bar
 
 
 class Progress:
-    """A live bar on a terminal (nothing elsewhere), and lines that stay above it; all on standard error.
+    """A progress bar (only on a terminal) with lines of text above it. All of it goes to standard error.
 
     Args:
         total: steps of the whole run.
-        done: steps already done, if it goes on from a checkpoint.
+        done: steps that were done before, if the run continues from a checkpoint.
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
@@ -21,13 +21,13 @@ class Progress:
         self.bar.start()
 
     def step(self, *, loss: float, tokens_per_second: float) -> None:
-        """One more update is done."""
+        """Advance the bar by one step."""
         if not self.bar.disable:
             text = f"loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s"
             self.bar.update(self.task, advance=1, description=text)
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line above the bar."""
         self.console.print(text)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What is saved of a run: the best model, and all that is needed to go on as if nothing had happened."""
+"""Saving a training run: the best model, and all that is needed to continue the run exactly."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,29 +12,29 @@ from model.transformer import GPT
 from trainer.job import Job, say
 from trainer.score import Scores
 
-FREE = {"resume", "sample_every", "save_minutes", "learning_rate", "accumulate"}  # a run may go on with others of these
+FREE = {"resume", "sample_every", "save_minutes", "learning_rate", "accumulate"}  # may change when a run is resumed
 
 
 @dataclass
 class State:
-    """Where a run stands; all of it is saved, so all of it comes back."""
+    """The progress of a training run. It is saved with the run."""
 
-    epoch: int = 0  # epochs done
-    batch: int = 0  # steps done of the next epoch
-    step: int = 0  # updates done
-    tokens: int = 0  # tokens trained on
-    seconds: float = 0.0  # spent training; validation, samples and saving are left out
+    epoch: int = 0  # completed epochs
+    batch: int = 0  # completed steps of the current epoch
+    step: int = 0  # completed updates of the whole run
+    tokens: int = 0  # tokens predicted in them
+    seconds: float = 0.0  # of training, without validation, samples and saving
     epoch_nats: float = 0.0  # training loss of this epoch so far, summed over its tokens
     epoch_tokens: int = 0
-    grad_norm: float = 0.0  # of the newest update, before clipping
+    grad_norm: float = 0.0  # of the last update, before clipping
     best_epoch: int = 0
     best_nats: float = math.inf  # nats per token on the validation tweets
     stopped_early: bool = False
-    rate_changed: bool = False  # the run went on at another learning rate than it had (train.resume)
+    rate_changed: bool = False  # whether the run was resumed with another learning rate
 
 
 def save_best(job: Job, model: GPT, state: State, scores: Scores) -> None:
-    """Save the model as it was validated, and the facts of this epoch."""
+    """Save the model as it was validated, with the scores of this epoch."""
     info = {
         "epoch": state.epoch,
         "step": state.step,
@@ -49,12 +49,12 @@ def save_best(job: Job, model: GPT, state: State, scores: Scores) -> None:
 
 
 def save_last(job: Job, model: GPT, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Save the run as it stands."""
+    """Save the current state of the run."""
     run = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "state": asdict(state),
-        "random": torch.get_rng_state(),  # dropout's
+        "random": torch.get_rng_state(),  # of dropout
         "processes": job.ranks.size,
         "config": job.config.to_dict(),
         "split_hash": job.split_hash,
@@ -64,20 +64,20 @@ def save_last(job: Job, model: GPT, optimizer: torch.optim.Optimizer, state: Sta
 
 
 def load_last(job: Job, model: GPT, optimizer: torch.optim.Optimizer) -> State:
-    """Put model, optimizer and random numbers back to where the saved run stands; returns its state.
+    """Load the saved run into model, optimizer and random generator, and return its state.
 
     Raises:
-        UserError: there is no such run, or it belongs to other tweets or other settings.
+        UserError: there is no saved run, or it has other tweets or other settings.
     """
     path = job.folder / "last_model.pth"
     run = load_checkpoint(path)
     if "optimizer" not in run:
         raise UserError(f"{path} can't be resumed: it holds a model, not a training run")
     if run["split_hash"] != job.split_hash:
-        raise UserError(f"{path} was trained on other tweets or another split: start anew without --train.resume")
+        raise UserError(f"{path} was trained on other tweets or another split: start again without --train.resume")
     began = same_settings(job, run["config"])
     if (before := run.get("processes", 1)) != job.ranks.size:
-        say(f"The run began with {before} process(es) and goes on with {job.ranks.size}: other dropout is drawn")
+        say(f"The run began with {before} process(es) and continues with {job.ranks.size}: dropout draws other numbers")
     model.load_state_dict(run["model"])
     optimizer.load_state_dict(run["optimizer"])
     known = State.__dataclass_fields__
@@ -88,10 +88,10 @@ def load_last(job: Job, model: GPT, optimizer: torch.optim.Optimizer) -> State:
 
 
 def same_settings(job: Job, theirs: dict[str, dict[str, Any]]) -> float:
-    """The learning rate that a run with the settings `theirs` began with.
+    """The learning rate of a saved run with the settings `theirs`.
 
     Raises:
-        UserError: the others differ from the job's.
+        UserError: a setting that may not change differs from the job's.
     """
     ours = job.config.to_dict()
     for section in ("model", "train"):
@@ -100,7 +100,7 @@ def same_settings(job: Job, theirs: dict[str, dict[str, Any]]) -> float:
             if key not in FREE and ours[section].get(key) != before:
                 raise UserError(
                     f"{section}.{key} is {ours[section].get(key)!r}, but the run began with {before!r}: "
-                    "go on with the settings it began with, or start anew without --train.resume"
+                    "use the settings it began with, or start again without --train.resume"
                 )
     began = float(theirs["train"]["learning_rate"])
     if began != job.config.train.learning_rate:

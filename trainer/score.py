@@ -1,4 +1,4 @@
-"""How many nats each tweet costs under a model: the one measure behind every quality figure."""
+"""The cost in nats of each tweet under a model. Every measure of quality is computed from it."""
 
 import math
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from torch.nn import functional as F
 from model.language_model import LanguageModel
 from trainer.batches import TweetDataset
 
-AT_ONCE = 2048  # tokens at the head together: with all 50,257 rows their logits take 0.4 GB
+AT_ONCE = 2048  # tokens whose logits are computed together: with 50,257 ids these take 0.4 GB
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per tweet, each scored on its own.
+    """The scores of n tweets, each scored separately.
 
     Attributes:
-        nats: (n,) cost of all its tokens and of its end mark (if it is whole), over all of GPT-2's 50,257 tokens.
-        tokens: (n,) predictions made: tokens, and the end mark if it is whole.
-        num_bytes: (n,) UTF-8 bytes, and one more for the end.
-        end_nats: (n,) cost of the end mark alone; nan where the tweet was cut off.
+        nats: (n,) -log p of all tokens, and of the end mark if the tweet is complete; p is over GPT-2's 50,257 tokens.
+        tokens: (n,) number of predictions: the tokens, and the end mark if the tweet is complete.
+        num_bytes: (n,) UTF-8 bytes, plus one for the end.
+        end_nats: (n,) -log p of the end mark; nan if the tweet was cut off.
     """
 
     nats: Tensor
@@ -31,18 +31,18 @@ class Scores:
 
     @property
     def nats_per_token(self) -> float:
-        """Mean cost of a prediction."""
+        """Mean nats of a prediction."""
         return float(self.nats.sum() / self.tokens.sum())
 
     @property
     def bits_per_byte(self) -> float:
-        """Total bits over total bytes: comparable across tokenizers."""
+        """Total bits divided by total bytes, so models with different tokenizers can be compared."""
         return float(self.nats.sum() / math.log(2) / self.num_bytes.sum())
 
 
 @torch.no_grad()
 def score(model: LanguageModel, dataset: TweetDataset, *, batch_size: int = 64) -> Scores:
-    """Score every tweet; the model is used as it stands (put it in evaluation mode first)."""
+    """Score every tweet. The model must be in evaluation mode."""
     tweets, end, device = len(dataset.num_bytes), dataset.vocabulary.end, model.wte.weight.device
     nats = torch.zeros(tweets, dtype=torch.float64)
     tokens = torch.zeros(tweets, dtype=torch.int64)

@@ -1,9 +1,9 @@
-"""Texts as one long run of GPT-2's token ids, on disk and mapped into memory: it may be far larger than memory.
+"""Texts as one long array of GPT-2's token ids, in a memory-mapped file: it may be far larger than memory.
 
     END t1 t2 ... tn END  END t1 ... tn  END t1 ...
-    a whole text          one cut off    the next
+    a complete text       a cut-off one  the next
 
-Two bytes a token: GPT-2's ids fit.
+An id takes two bytes, as GPT-2's ids are below 65,536.
 """
 
 import re
@@ -23,23 +23,23 @@ from model.tokenizer import END, NUM_TOKENS, Tokenizer
 from utils.files import naming
 from utils.preprocess import Tweet
 
-PIECE = 50_000  # characters: a longer text is encoded piece by piece, or its encoding alone would fill the memory
-BATCH = 1_000_000  # characters encoded together; the tokenizer shares them among the cores
-CHUNK = 1 << 24  # ids looked at together
-SAY_SECONDS = 5.0  # between lines on how far it is
-# GPT-2 cuts before a lone space whatever follows, so a text cut there has the same tokens.
+PIECE = 50_000  # characters; a longer text is encoded in pieces, because encoding it takes much memory
+BATCH = 1_000_000  # characters encoded together; the tokenizer uses all cores for them
+CHUNK = 1 << 24  # ids that are processed together
+SAY_SECONDS = 5.0  # between lines that report the progress
+# GPT-2 always splits before a single space between words, so a text that is cut there has the same tokens.
 GAP = re.compile(r"(?<=\w) (?=\w)")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts, framed with end marks and put end to end.
+    """Texts with their end marks, one after another.
 
     Attributes:
         ids: (total,) uint16 GPT-2 ids; every text begins with the end mark.
-        bounds: (texts + 1,) where each text begins in `ids`, and the end.
-        num_bytes: (texts,) UTF-8 bytes of the text, and one more for its end.
-        finished: (texts,) whether the end mark is part of it.
+        bounds: (texts + 1,) where each text begins in `ids`, and then the length of `ids`.
+        num_bytes: (texts,) UTF-8 bytes of the text, plus one for its end.
+        finished: (texts,) whether the text is complete and so has an end mark after it.
     """
 
     ids: NDArray[np.uint16]
@@ -49,14 +49,14 @@ class Tokens:
 
     @classmethod
     def encode(cls, tweets: Sequence[Tweet], tokenizer: Tokenizer, *, folder: Path | None = None) -> "Tokens":
-        """Encode texts batch by batch into a file that is gone with the last who uses it.
+        """Encode texts, batch by batch, into a temporary file. The system deletes it when it is no longer used.
 
         Args:
-            tweets: read one after another, once.
-            folder: where that file lies; None: where the system keeps such files, which may be memory.
+            tweets: read once, in order.
+            folder: where to put the file; None: the system's temporary folder, which may be in memory.
         """
         bounds, num_bytes, finished = array("q", [0]), array("q"), array("b")
-        started = said = time.perf_counter()
+        started = reported = time.perf_counter()
         place = folder or Path(tempfile.gettempdir())
         with naming(place), tempfile.TemporaryFile(dir=place, prefix="tokens-") as file:
             for batch in batches(tweets):
@@ -74,13 +74,13 @@ class Tokens:
                             ids.append(END)
                         bounds.append(file.tell() // 2 + len(ids))
                 file.write(ids.tobytes())
-                if time.perf_counter() - said > SAY_SECONDS:
-                    said = time.perf_counter()
+                if time.perf_counter() - reported > SAY_SECONDS:
+                    reported = time.perf_counter()
                     print(f"Tokenising: {len(finished):,} of {len(tweets):,} texts", file=sys.stderr, flush=True)
             total = file.tell() // 2
             file.flush()
             flat = np.memmap(file, np.uint16, "r") if total else np.zeros(0, np.uint16)
-        if said > started:
+        if reported > started:
             print(f"Tokenised: {total:,} tokens in {time.perf_counter() - started:.0f} s", file=sys.stderr)
         return cls(
             flat,
@@ -91,31 +91,31 @@ class Tokens:
 
     @property
     def num_predictions(self) -> int:
-        """Tokens to predict, end marks included: all but the first of each text."""
+        """Number of tokens to predict, end marks included: all but the first of each text."""
         return len(self.ids) - len(self.finished)
 
     def counts(self) -> NDArray[np.int64]:
-        """How often each of GPT-2's tokens stands in the texts, framing end marks included, (50257,)."""
+        """How often each of GPT-2's tokens occurs in `ids`, end marks included, (50257,)."""
         total = np.zeros(NUM_TOKENS, np.int64)
         for first in range(0, len(self.ids), CHUNK):
             total += np.bincount(self.ids[first : first + CHUNK], minlength=NUM_TOKENS)
         return total
 
     def places_of(self, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Where in `ids` the tokens stand that are `wanted` (50257,); in order."""
+        """The indices in `ids` of the tokens that are `wanted` (50257,), in order."""
         parts = [
             first + np.flatnonzero(wanted[self.ids[first : first + CHUNK]]) for first in range(0, len(self.ids), CHUNK)
         ]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def texts(self) -> list[list[int]]:
-        """The framed ids of each text; takes 36 bytes a token."""
+        """The ids of each text with its end marks. Takes 36 bytes of memory for each token."""
         return [self.ids[first:end].tolist() for first, end in pairwise(self.bounds.tolist())]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A text, or a part of one."""
+    """A text, or a part of one: whether it is the first or last part, and whether the text is complete."""
 
     text: str
     first: bool
@@ -124,10 +124,10 @@ class Piece:
 
 
 def cuts(text: str) -> Iterator[tuple[int, int]]:
-    """Where the pieces of a text begin and end: about PIECE characters each, which put together have its tokens.
+    """Where the pieces of a text begin and end. Each has about PIECE characters; together they have the text's tokens.
 
-    It is cut where GPT-2 cuts anyhow, between two words. Where there is no such place in a whole PIECE it is cut all
-    the same: the text stays itself, one of its tokens becomes two.
+    A text is cut between two words, where GPT-2's tokenizer splits it too. If PIECE characters have no such place, it
+    is cut anyway: then one of its tokens becomes two, and the text stays the same.
     """
     start = 0
     while len(text) - start > 2 * PIECE:
@@ -139,7 +139,7 @@ def cuts(text: str) -> Iterator[tuple[int, int]]:
 
 
 def batches(tweets: Sequence[Tweet]) -> Iterator[list[Piece]]:
-    """All texts as pieces, in order, about BATCH characters together."""
+    """The pieces of all texts, in order, in lists of about BATCH characters."""
     batch: list[Piece] = []
     size = 0
     for tweet in tweets:

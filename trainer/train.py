@@ -1,9 +1,9 @@
-"""The only training loop: training, fine-tuning and distillation all come through `Trainer.fit`.
+"""The only training loop: training, fine-tuning and distillation all use `Trainer.fit`.
 
 for each epoch:  for each step:  loss -> gradient -> clip -> AdamW
-                 the whole validation set -> best checkpoint if better -> last checkpoint -> stop early?
+                 validate on all tweets -> save the best model if better -> save the run -> stop early?
 
-Several processes take these steps as one (trainer/parallel.py): each takes its share of every step's examples.
+With several processes (trainer/parallel.py) each takes its share of the examples of every step.
 """
 
 import copy
@@ -28,7 +28,7 @@ from trainer.batches import Epoch
 from trainer.job import Job, describe, examples_at_once, largest_batch, prepare
 from trainer.losses import with_head
 from trainer.optim import lr_at, make_optimizer
-from trainer.parallel import SINGLE_PROCESS, Ranks, joined
+from trainer.parallel import SINGLE_PROCESS, Ranks, process_group
 from trainer.progress import Progress
 from trainer.saving import State, load_last, save_best, save_last
 from trainer.score import Scores, score
@@ -38,22 +38,22 @@ from utils.preprocess import Corpus, load_processed
 from utils.signals import StopSignal
 
 TOO_LARGE = (
-    "the memory of the GPU is too small: cut each step into parts with --train.accumulate 2 (or 4, ...), which learns "
-    "the same, or give a smaller --model.n_embd; what was saved is whole (--train.resume true)"
+    "the memory of the GPU is too small: cut each step into parts with --train.accumulate 2 (or 4, ...), which gives "
+    "the same result, or give a smaller --model.n_embd; what was saved is intact (--train.resume true)"
 )
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or a request to end arrived; the run has been saved."""
+    """The run was ended by Ctrl-C or SIGTERM, after it was saved."""
 
 
 class Trainer:
-    """Trains the model of a Job; `fit` is the loop."""
+    """Trains the model of a Job; see `fit`."""
 
     def __init__(self, job: Job) -> None:
         keep_memory()
         self.job, self.config, self.ranks, self.state = job, job.config.train, job.ranks, State()
-        self.kept = copy.deepcopy(job.model).to(job.device).eval()  # a plain GPT: the weights as they are kept
+        self.kept = copy.deepcopy(job.model).to(job.device).eval()  # a plain GPT, to validate and save
         if job.subword_groups is not None:
             add_subword_features(job.model, job.subword_groups)
         self.dtype = precision(job.config.machine, job.device)
@@ -71,8 +71,8 @@ class Trainer:
         """Train until the last epoch, or until validation has not improved for `patience` epochs.
 
         Raises:
-            Interrupted: Ctrl-C or SIGTERM arrived; the run has been saved and can go on.
-            UserError: the loss or the gradient is no longer a finite number, or a GPU's memory is too small.
+            Interrupted: Ctrl-C or SIGTERM arrived; the run was saved and can be resumed.
+            UserError: the loss or the gradient is not a finite number, or the memory of the GPU is too small.
         """
         self.ranks.broadcast_parameters(self.model)
         self.progress = Progress(self.total_steps, self.state.step)
@@ -90,7 +90,7 @@ class Trainer:
         return self.state
 
     def train_epoch(self) -> None:
-        """The rest of the current epoch, step by step."""
+        """Take the remaining steps of the current epoch."""
         state, config = self.state, self.config
         epoch = self.job.train.epoch(
             config.batch_size, seed=config.seed, number=state.epoch, unk_rate=config.unk_replacement
@@ -101,16 +101,16 @@ class Trainer:
             self.save_if_time()
 
     def step(self, epoch: Epoch, examples: Tensor) -> None:
-        """Learn from these examples, and note what that did."""
+        """Take one step with these examples and record it."""
         started = time.perf_counter()
         nats_per_token = self.update(epoch, examples)
         self.count(examples, nats_per_token, time.perf_counter() - started)
 
     def update(self, epoch: Epoch, examples: Tensor) -> float:
-        """One step: gradient, clipping, AdamW; returns the plain nats per token.
+        """Compute the gradient, clip it and update the weights with AdamW; returns the nats per token.
 
         Raises:
-            UserError: the loss or the gradient is no longer a finite number; nothing was updated.
+            UserError: the loss or the gradient is not a finite number; nothing was updated.
         """
         sums = self.gradient(epoch, examples)
         if self.ranks.size > 1:
@@ -125,11 +125,11 @@ class Trainer:
         return float(nats_per_token)
 
     def gradient(self, epoch: Epoch, examples: Tensor) -> Tensor:
-        """The gradient of the mean loss over the real tokens; returns (2,) that loss and the plain nats of the targets.
+        """Compute the gradient of the mean loss over the real tokens; returns (2,) this loss and the mean nats.
 
-        Several processes each compute their share of it.
+        With several processes, gradient and result are this process's part of the sum.
         """
-        if self.ranks.size > 1 or self.job.device.type != "cpu":  # one process on a CPU saves where its dropout stands
+        if self.ranks.size > 1 or self.job.device.type != "cpu":  # one process on a CPU saves its random state
             self.ranks.seed_dropout(self.config.seed, self.state.step)
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(2, device=self.job.device)
@@ -144,17 +144,17 @@ class Trainer:
         return sums
 
     def not_finite(self) -> BaseException:
-        """What ends a run before an update that would spoil the weights."""
+        """The error that ends the run before an update that would ruin the weights."""
         state = self.state
         problem = (
             f"the loss or its gradient is not finite at step {state.step + 1} (epoch {state.epoch + 1}); nothing was "
-            "updated and what was saved is good: try again with a lower rate, --train.learning_rate "
-            f"{self.config.learning_rate / 3:.1g} say, from the start or from the last save (--train.resume true)"
+            "updated and what was saved is intact: try again with a lower rate, for example --train.learning_rate "
+            f"{self.config.learning_rate / 3:.1g}, from the start or from the last save (--train.resume true)"
         )
         return self.ranks.rank_error(UserError(problem))
 
     def count(self, examples: Tensor, nats_per_token: float, seconds: float) -> None:
-        """Note what a step did, and show it."""
+        """Record a step in the state and on the progress bar."""
         state, tokens = self.state, int(self.job.train.lengths[examples].sum())
         state.batch += 1
         state.step += 1
@@ -165,7 +165,7 @@ class Trainer:
         self.progress.step(loss=state.epoch_nats / state.epoch_tokens, tokens_per_second=state.tokens / state.seconds)
 
     def validate(self) -> Scores:
-        """Score the whole validation set as the model would be kept, always in float32; consumes no randomness."""
+        """Score the model that would be saved, in float32, on the whole validation set. Draws no random numbers."""
         found = None
         if self.ranks.first:
             self.update_kept()
@@ -174,13 +174,13 @@ class Trainer:
 
     @torch.no_grad()
     def update_kept(self) -> None:
-        """Give `kept` the weights as they stand: subword features added up, rare tokens calibrated."""
+        """Copy the current weights to `kept`: subword vectors are added, and rare tokens calibrated."""
         self.kept.load_state_dict(merged_state_dict(self.model))
         if self.job.calibration and self.kept.head_bias is not None:
             self.kept.head_bias.add_(self.job.calibration.offsets(self.kept).to(self.job.device))
 
     def end_epoch(self) -> None:
-        """Validate, keep the best, decide whether to stop, save."""
+        """Validate, save the model if it is the best so far, decide whether to stop, and save the run."""
         state = self.state
         state.epoch, state.batch = state.epoch + 1, 0
         scores = self.validate()
@@ -201,7 +201,7 @@ class Trainer:
             self.show_sample()
 
     def show_sample(self) -> None:
-        """Print and log a tweet from nothing: one can watch the model learn to write."""
+        """Write one tweet, print it and log it."""
         bundle = Bundle(self.kept, self.job.tokenizer, self.job.vocabulary, self.job.config, {})
         settings = replace(self.job.config.generate, num_samples=1, seed=self.state.epoch)
         text = generate(bundle, [""], settings)[0].text
@@ -223,48 +223,48 @@ class Trainer:
         self.job.log.write(**values)
 
     def save_if_time(self) -> None:
-        """Save every `save_minutes`, and when the user asks for an end.
+        """Save every `save_minutes`, and when Ctrl-C or SIGTERM arrived.
 
         Raises:
-            Interrupted: the user asked for an end.
+            Interrupted: Ctrl-C or SIGTERM arrived.
         """
         if self.ranks.any(self.stop.arrived):
             self.save()
-            problem = f"saved after step {self.state.step}: go on with `python main.py train --train.resume true`"
+            problem = f"saved after step {self.state.step}: continue with `python main.py train --train.resume true`"
             raise self.ranks.rank_error(Interrupted(problem))
         if time.perf_counter() - self.saved_at > 60 * self.config.save_minutes:
             self.save()
 
     def save(self) -> None:
-        """Save the run as it stands."""
+        """Save the current state of the run."""
         save_last(self.job, self.model, self.optimizer, self.state)
         self.saved_at = time.perf_counter()
 
     def resume(self) -> None:
-        """Go on from last_model.pth.
+        """Continue from last_model.pth.
 
         Raises:
-            UserError: there is none, or it belongs to other tweets or other settings.
+            UserError: there is no such file, or it has other tweets or other settings.
         """
         self.state = load_last(self.job, self.model, self.optimizer)
 
 
 def train(config: Config, corpus: Corpus, ranks: Ranks = SINGLE_PROCESS) -> State:
-    """Train on these tweets, or go on with a run (`train.resume`); prints what it does on standard error."""
+    """Train on these tweets, or resume a run (`train.resume`). Reports on standard error."""
     with ranks.on_all_ranks():
         job = prepare(config, corpus, ranks=ranks)
         trainer = Trainer(job)
         if config.train.resume:
             trainer.resume()
-    alike = {"settings": (config.train, job.config.model), "tweets": job.split_hash, "checkpoint": trainer.state.step}
-    ranks.check_alike(alike)
+    facts = {"settings": (config.train, job.config.model), "tweets": job.split_hash, "checkpoint": trainer.state.step}
+    ranks.check_same(facts)
     print(describe(job), file=sys.stderr)
     return trainer.fit()
 
 
 def run(config: Config, arguments: Namespace) -> None:
     """`python main.py train`."""
-    with joined() as ranks, ExitStack() as held:
+    with process_group() as ranks, ExitStack() as held:
         with ranks.on_all_ranks():
             corpus = load_processed(config.paths)
             if ranks.first:
