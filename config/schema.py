@@ -260,6 +260,9 @@ class EvaluateConfig:
     model: str | None
     against: str | None
     samples: int
+    judge: str | None
+    other_writer: str | None
+    outside_text: str | None
 
     def __post_init__(self) -> None:
         require(self.samples >= 0, "evaluate.samples", self.samples, "give 0 (none) or more; 1000 is a good number")

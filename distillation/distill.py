@@ -25,7 +25,8 @@ from distillation.runs import DistillContext, TrainingRun, load_if_fresh, set_up
 from distillation.teachers import Teachers, check_teachers, make_teachers, member_runs, write_tweets
 from distillation.workers import train_all
 from evaluation import metrics
-from evaluation.evaluate import Checkpoint, write_json, write_samples
+from evaluation.evaluate import write_json, write_samples
+from evaluation.subject import Checkpoint
 from generate.copies import CopyCheck
 from model.checkpoint import save_checkpoint
 from model.language_model import LanguageModel
@@ -95,7 +96,9 @@ def train_student(context: DistillContext, teachers: Teachers, generation: int) 
         return Objective(dataset, loss)
 
     fingerprint = context.fingerprint(own, distill=student_inputs(teachers, generation))
-    return path, train_once(context, TrainingRun(own, context.corpus, path, log, fingerprint), objective)
+    track, models = teachers.origin()
+    planned = TrainingRun(own, context.corpus, path, log, fingerprint, {"track": track, "outside_models": models})
+    return path, train_once(context, planned, objective)
 
 
 def usual_run(context: DistillContext) -> TrainingRun:
@@ -134,13 +137,16 @@ def train_untaught(context: DistillContext) -> dict[str, tuple[Path, int]]:
     return made | {name: (planned.path, steps_of[planned.path]) for name, planned in runs.items()}
 
 
-def table_line(model: LanguageModel, name: str, val: TweetDataset, **more: Any) -> tuple[dict[str, Any], Floats]:
+def table_line(
+    model: LanguageModel, name: str, val: TweetDataset, *, track: str, **more: Any
+) -> tuple[dict[str, Any], Floats]:
     """A line of the table, and the nats that each validation tweet costs, (tweets,)."""
     started = time.perf_counter()
     scores = score(model, val)
     seconds = time.perf_counter() - started
     line = {
         "name": name,
+        "track": track,
         "parameters": model.num_parameters(),
         "bits_per_byte": scores.bits_per_byte,
         "tokens_per_second": val.num_predictions / max(seconds, 1e-9),
@@ -154,12 +160,11 @@ def checkpoint_line(context: DistillContext, path: Path, steps: int) -> tuple[di
     subject, corpus = Checkpoint(path, context.device), context.corpus
     model, vocabulary = subject.bundle.model, subject.bundle.vocabulary
     val = TweetDataset.encode(corpus.val, context.tokenizer, vocabulary, model.config.block_size)
-    line, nats = table_line(model, str(path), val, steps=steps)
+    line, nats = table_line(model, str(path), val, track=subject.track, steps=steps)
     if samples := write_samples(subject, context.config, context.tokenizer):
         texts, ended = [tweet.text for tweet in corpus.val], [tweet.finished for tweet in corpus.val]
         real = metrics.as_written(texts, ended, context.tokenizer)
-        train_texts = [tweet.text for tweet in corpus.train]
-        copied = metrics.copying(samples, real, CopyCheck(train_texts, context.tokenizer.encode_batch(train_texts)))
+        copied = metrics.copying(samples, real, CopyCheck([tweet.text for tweet in corpus.train]))
         line["stop_rate"] = metrics.stopping(samples, real)["stop_rate"]
         line |= {key: copied[key] for key in ("exact_copies", "ngram8_in_train", "real_ngram8_in_train")}
     return line, nats
@@ -185,7 +190,7 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
         if generation > 1:
             teachers = make_teachers(context, chain)
         ensemble = teachers.ensemble().to(context.device)
-        lines["teacher"], costs["teacher"] = table_line(ensemble, teachers.name, val)
+        lines["teacher"], costs["teacher"] = table_line(ensemble, teachers.name, val, track=teachers.origin()[0])
         with_teacher, without = (lines[name]["bits_per_byte"] for name in ("teacher", "control"))
         if with_teacher >= without:
             say(

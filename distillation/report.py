@@ -15,7 +15,7 @@ NAMES = {  # of the models, in the order of the table
     "usual": "made by `train`",  # taught by an n-gram; left out where train.ngram_weight is 0
     "control": "without a teacher",
 }
-MIN_COLUMNS = 100  # width of the table where the terminal's is unknown or smaller
+MIN_COLUMNS = 120  # width of the table where the terminal's is unknown or smaller
 COLOURS = {"teacher": "#6b6b6b", "student": "#d1602a", "usual": "#3a8a5f", "control": "#2a78b8"}
 
 
@@ -42,7 +42,7 @@ def conclusions(result: dict[str, Any]) -> list[str]:
         )
     if "ngram8_in_train" in student:
         sentences.append(
-            f"{percent(student['ngram8_in_train'])} of the student's tweets share 8 tokens in a row with a training "
+            f"{percent(student['ngram8_in_train'])} of the student's tweets share 8 words in a row with a training "
             f"tweet. Without a teacher it is {percent(control['ngram8_in_train'])}, of unseen real tweets "
             f"{percent(student['real_ngram8_in_train'])}."
         )
@@ -58,6 +58,7 @@ def cells(line: dict[str, Any]) -> list[str]:
     """One line of the table after its name; "-" where a figure does not apply."""
     difference = line.get("against_control")
     return [
+        line["track"],
         f"{line['parameters']:,}",
         f"{line['bits_per_byte']:.3f}",
         f"{difference['difference']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
@@ -71,7 +72,7 @@ def cells(line: dict[str, Any]) -> list[str]:
 def print_table(result: dict[str, Any]) -> None:
     """Print the table and the verdict on standard output."""
     console = Console(highlight=False, soft_wrap=True, markup=False, width=max(MIN_COLUMNS, Console().width))
-    table = Table("", box=None, pad_edge=False)
+    table = Table("", "track", box=None, pad_edge=False)
     for head in ("parameters", "bits/byte", "against the control", "ends", "copies", "8 copied", "tokens/s"):
         table.add_column(head, justify="right", no_wrap=True)
     for name in [name for name in NAMES if name in result]:
@@ -81,7 +82,7 @@ def print_table(result: dict[str, Any]) -> None:
         f"The teacher is: {result['teacher']['name']}. The control is the same model without a teacher. Intervals are "
         "95% intervals, paired by validation tweet. An n-gram's parameters are the n-grams it counted. Ends: share of "
         "samples that end by themselves. Copies: samples that are training tweets. 8 copied: samples that share 8 "
-        "tokens in a row with one. Tokens/s: validation tokens scored in a second."
+        "words in a row with one. Tokens/s: validation tokens scored in a second."
     )
     console.print("\n".join(result["verdict"]))
 

@@ -6,7 +6,7 @@ A finished checkpoint is used again if it was made with the same settings from t
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ class TrainingRun:
         path: the checkpoint it makes.
         log: the file of its measurements.
         fingerprint: what its result depends on; see `DistillContext.fingerprint`.
+        info: facts to add to the checkpoint's own.
     """
 
     config: Config
@@ -114,6 +115,7 @@ class TrainingRun:
     path: Path
     log: Path
     fingerprint: str
+    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 def steps_if_made(context: DistillContext, planned: TrainingRun) -> int | None:
@@ -156,7 +158,7 @@ def train_once(
     except Interrupted:
         raise Interrupted(INTERRUPTED) from None
     content = load_checkpoint(folder / "best_model.pth")
-    content["info"] |= {"fingerprint": planned.fingerprint, "steps": trainer.state.step}
+    content["info"] |= {**planned.info, "fingerprint": planned.fingerprint, "steps": trainer.state.step}
     save_checkpoint(planned.path, content)
     shutil.rmtree(folder)
     context.made.add(planned.path)

@@ -18,6 +18,7 @@ from config.schema import UserError
 from distillation.runs import DistillContext, TrainingRun, train_once
 from distillation.teacher_cache import TeacherCache, cache_hidden_states
 from distillation.workers import train_all
+from evaluation.tracks import highest, origin
 from export.pretrained import load_pretrained
 from generate.copies import CopyCheck
 from generate.generate import generate
@@ -70,6 +71,11 @@ class Teachers:
         """Their name in the table."""
         names = [group.name for group in self.groups]
         return " + ".join([*names, f"{NGRAM_ORDER}-gram"] if self.ngram else names)
+
+    def origin(self) -> tuple[str, list[str]]:
+        """The track of all of them together, and the outside models among them; see evaluation/tracks.py."""
+        found = [origin(bundle) for group in self.groups for bundle in group.bundles]
+        return highest(track for track, _ in found), sorted({model for _, models in found for model in models})
 
     def ensemble(self) -> Ensemble:
         """All teachers as one model."""
@@ -229,7 +235,7 @@ def write_tweets(teachers: Teachers, count: int) -> list[Tweet]:
     bundle = Bundle(teachers.ensemble(), tokenizer, context.vocabulary, config, {})
     at_once = min(WRITE_BATCH, count)
     settings = replace(config.generate.unshaped(), num_samples=at_once, max_new_tokens=config.model.block_size)
-    copies = CopyCheck([tweet.text for tweet in (*context.corpus.train, *context.corpus.val)], [])
+    copies = CopyCheck([tweet.text for tweet in (*context.corpus.train, *context.corpus.val)])
     written: list[Tweet] = []
     for tried in range(0, MAX_TRIES * count, at_once):
         seed = TEACHER_SEED * 1_000_003 + tried

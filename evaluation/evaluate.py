@@ -8,132 +8,46 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from config.cli import run_command
-from config.schema import Config, GenerateConfig, PathsConfig, UserError
+from config.schema import Config, UserError
 from evaluation import metrics
 from evaluation.baselines import measure_baselines
 from evaluation.huggingface import HuggingFace
+from evaluation.judge import open_judge
 from evaluation.metrics import Written
+from evaluation.other_texts import read_tweets
+from evaluation.outside_ngram import OutsideNGram, measure_outside_ngram
 from evaluation.report import write_report
+from evaluation.sound import NGRAM_TWEETS, SAMPLED, SHIPPED, measure_sound
+from evaluation.subject import Subject, check_split, open_subject
 from evaluation.tables import print_result
 from evaluation.verdict import make_verdict
 from generate.copies import CopyCheck
-from generate.generate import generate
-from model.checkpoint import load_bundle
 from model.device import choose_device
-from model.language_model import LanguageModel
 from model.ngram import Floats
 from model.tokenizer import Tokenizer, load_tokenizer
-from trainer.batches import TweetDataset
 from trainer.job import say
-from trainer.score import Scores, score
+from trainer.score import Scores
 from utils.files import atomic_write
-from utils.preprocess import Corpus, Tweet, load_processed
+from utils.preprocess import Corpus, load_processed
 
 TRAIN_TWEETS = 450  # training tweets scored to see the gap; as many as the usual validation set
 MAX_CHARACTERS = {
     "train": 12_000_000,  # in which n-grams are counted and copies are looked for: 1 GB of memory
     "val": 1_000_000,  # that are scored
 }
+NO_JUDGE = (
+    "no judge, so it is not measured whether the samples sound like the person: --evaluate.judge smollm2, for example"
+)
 NOTES = {
     "train": "only {:,} of {:,} training texts, evenly spread, were used for the baselines and to look for copies: "
     "with all of them the baselines would be better",
     "val": "scored on {:,} of {:,} validation texts, evenly spread",
 }
-
-
-class Subject(Protocol):
-    """A model to evaluate: a checkpoint of ours, or a model of Hugging Face.
-
-    Attributes:
-        kind: "checkpoint" or "hugging_face".
-        notes: what the reader of the figures should know.
-        split_hash: of the split that it was trained on; None if unknown.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def notes(self) -> list[str]: ...
-    @property
-    def split_hash(self) -> str | None: ...
-    @property
-    def parameters(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    def score(self, tweets: Sequence[Tweet]) -> tuple[Scores, float]: ...
-    def write(self, number: int, settings: GenerateConfig) -> list[tuple[str, bool]]: ...
-
-
-class Checkpoint:
-    """A checkpoint of ours.
-
-    Raises:
-        UserError: see `model.checkpoint.load_bundle`.
-    """
-
-    kind = "checkpoint"
-
-    def __init__(self, path: Path, device: torch.device) -> None:
-        self.name = str(path)
-        self.bundle = load_bundle(path, device)
-        self.split_hash: str | None = self.bundle.info.get("split_hash")
-        self.notes = [] if self.split_hash else ["the checkpoint does not say which split it was trained on"]
-        self.parameters = self.bundle.model.num_parameters()
-        self.vocab_size = self.bundle.vocabulary.vocab_size
-
-    def score(self, tweets: Sequence[Tweet]) -> tuple[Scores, float]:
-        """The scores of these tweets, and the mean probability of the end mark where tweets go on."""
-        bundle = self.bundle
-        dataset = TweetDataset.encode(tweets, bundle.tokenizer, bundle.vocabulary, bundle.model.config.block_size)
-        return score(bundle.model, dataset), end_elsewhere(bundle.model, dataset)
-
-    def write(self, number: int, settings: GenerateConfig) -> list[tuple[str, bool]]:
-        """`number` tweets without a prompt: their texts, and whether each ended by itself."""
-        samples = generate(self.bundle, [""], replace(settings, num_samples=number))
-        return [(sample.text, sample.finish_reason == "stop") for sample in samples]
-
-
-@torch.no_grad()
-def end_elsewhere(model: LanguageModel, dataset: TweetDataset) -> float:
-    """Mean probability of the end mark at all positions where a tweet goes on; nan if there are none."""
-    end, total, positions = dataset.vocabulary.end, 0.0, 0
-    for examples in dataset.in_order(64):
-        batch = dataset.batch(examples, model.wte.weight.device)
-        inside = batch.targets != end
-        logits = model.head(batch.real(model.trunk(batch.ids))[inside])
-        total += float(logits.float().softmax(-1)[:, end].sum())
-        positions += int(inside.sum())
-    return total / positions if positions else math.nan
-
-
-def open_subject(name: str | None, paths: PathsConfig, device: torch.device) -> Subject:
-    """The model of this name: a file is a checkpoint of ours, a folder or any other name is a model of Hugging Face.
-
-    Raises:
-        UserError: there is no such model.
-    """
-    path = Path(name) if name else paths.best_model
-    named_as_file = path.suffix in (".pth", ".pt") or path.is_absolute() or str(name).startswith(".")
-    if name is None or path.is_file() or (named_as_file and not path.is_dir()):
-        return Checkpoint(path, device)
-    return HuggingFace(name, device)
-
-
-def check_split(subject: Subject, corpus: Corpus, paths: PathsConfig) -> None:
-    """Raise UserError if the model was trained on another split: it may have seen these validation tweets."""
-    here, there = corpus.info["split"]["hash"], subject.split_hash
-    if there is not None and there != here:
-        raise UserError(
-            f"{subject.name} was trained on another split ({there}) than {paths.processed_json} holds ({here}), so it "
-            "may have seen these validation tweets: preprocess with the settings it was trained with, or train again"
-        )
 
 
 @dataclass(frozen=True)
@@ -143,21 +57,21 @@ class Evaluation:
     Attributes:
         result: the figures, as `--json` prints them.
         samples, real: the tweets that the model wrote, and validation tweets.
-        copies, tokenizer: for the report, which marks copied spans.
+        copies: for the report, which marks copied spans.
     """
 
     result: dict[str, Any]
     samples: list[Written]
     real: list[Written]
     copies: CopyCheck
-    tokenizer: Tokenizer
 
 
 def evaluate(config: Config, corpus: Corpus) -> Evaluation:
     """Evaluate the model that `config.evaluate` names on the validation tweets.
 
     Raises:
-        UserError: there is no such model, it belongs to another split, or there is only one validation tweet.
+        UserError: there is no such model, it belongs to another split, there is only one validation tweet, or another
+            model or file that `config.evaluate` names can't be used.
     """
     if len(corpus.val) < 2:
         raise UserError(
@@ -167,51 +81,89 @@ def evaluate(config: Config, corpus: Corpus) -> Evaluation:
     device = choose_device(config.machine)
     subject = open_subject(config.evaluate.model, config.paths, device)
     check_split(subject, corpus, config.paths)
+    judge = None
+    if name := config.evaluate.judge:
+        judge = open_judge(name, device, subject=subject.name, outside_models=subject.outside_models)
     tokenizer = load_tokenizer(config.model.tokenizer)
     corpus, notes = bounded(corpus)
+    result, scores = measure_prediction(config, corpus, subject, tokenizer, device)
+    started = time.perf_counter()
+    samples = write_samples(subject, config, tokenizer)
+    result["seconds"]["samples"] = time.perf_counter() - started
+    real = metrics.as_written([t.text for t in corpus.val], [t.finished for t in corpus.val], tokenizer)
+    copies = CopyCheck([tweet.text for tweet in corpus.train])
+    result["memorisation"] = memorisation(subject, corpus, scores) | metrics.copying(samples, real, copies)
+    result["memorisation"] |= {
+        "train_ngram8_in_train": metrics.repeats_itself([tweet.text for tweet in corpus.train]),
+        "real_repeats": repeats(corpus),
+    }
+    result |= {"stopping": metrics.stopping(samples, real), "diversity": metrics.diversity(samples, real)}
+    result["judge"] = judge and sound_of(judge, subject, config, corpus, samples=samples, tokenizer=tokenizer)
+    result["notes"] = [*notes, *subject.notes, *([] if judge else [NO_JUDGE])]
+    result["verdict"] = make_verdict(result)
+    return Evaluation(result, samples, real, copies)
+
+
+def measure_prediction(
+    config: Config, corpus: Corpus, subject: Subject, tokenizer: Tokenizer, device: torch.device
+) -> tuple[dict[str, Any], Scores]:
+    """How well validation tweets are predicted, beside the baselines; and the scores of these tweets."""
     say(f"Fitting the baselines to {len(corpus.train):,} training tweets")
     baselines = measure_baselines(corpus.train, corpus.val, tokenizer)
+    outside = outside_baseline(config, corpus, tokenizer, order=baselines.order)
     say(f"Scoring {len(corpus.val):,} validation tweets with {subject.name}")
     started = time.perf_counter()
     scores, elsewhere = subject.score(corpus.val)
-    scored = time.perf_counter()
+    seconds = time.perf_counter() - started
     result: dict[str, Any] = {
-        "model": {key: getattr(subject, key) for key in ("name", "kind", "parameters", "vocab_size")},
+        "model": {key: getattr(subject, key) for key in ("name", "kind", "track", "parameters", "vocab_size")},
         "split": {key: corpus.info["split"][key] for key in ("train", "val", "hash")},
         "val": prediction(scores, elsewhere),
-        "baselines": baselines.bits_per_byte,
+        "baselines": baselines.bits_per_byte | ({"outside_ngram": outside.bits_per_byte} if outside else {}),
+        "outside_ngram": asdict(outside) if outside else None,
         "against_ngram": {"order": baselines.order, **compare(scores, baselines.nats)},
         "against": against(config, corpus, scores, device),
-        "memorisation": memorisation(subject, corpus, scores),
         "sampling": {**asdict(config.generate), "samples": config.evaluate.samples},
+        "seconds": {"scoring": seconds},
     }
-    return judge_samples(config, corpus, subject, tokenizer, result, [*notes, *subject.notes], scored - started)
+    return result, scores
 
 
-def judge_samples(
+def outside_baseline(config: Config, corpus: Corpus, tokenizer: Tokenizer, *, order: int) -> OutsideNGram | None:
+    """The n-gram of the track `+ outside text`, if `evaluate.outside_text` names a text."""
+    if (name := config.evaluate.outside_text) is None:
+        return None
+    outside = read_tweets(name, config.data, key="evaluate.outside_text")
+    say(f"Fitting an n-gram to {len(outside):,} texts of {name}")
+    return measure_outside_ngram(corpus.train, corpus.val, outside, tokenizer, order=order)
+
+
+def sound_of(
+    judge: HuggingFace,
+    subject: Subject,
     config: Config,
     corpus: Corpus,
-    subject: Subject,
+    *,
+    samples: Sequence[Written],
     tokenizer: Tokenizer,
-    result: dict[str, Any],
-    notes: list[str],
-    scoring_seconds: float,
-) -> Evaluation:
-    """Add to `result` what the model's tweets are like, and the verdict on all of it."""
-    started = time.perf_counter()
-    samples = write_samples(subject, config, tokenizer)
-    result["seconds"] = {"scoring": scoring_seconds, "samples": time.perf_counter() - started}
-    real = metrics.as_written([t.text for t in corpus.val], [t.finished for t in corpus.val], tokenizer)
-    train_ids = tokenizer.encode_batch([tweet.text for tweet in corpus.train])
-    copies = CopyCheck([tweet.text for tweet in corpus.train], train_ids)
-    result["stopping"] = metrics.stopping(samples, real)
-    result["memorisation"] |= metrics.copying(samples, real, copies)
-    result["memorisation"]["train_ngram8_in_train"] = metrics.repeats_itself(train_ids, copies.span)
-    result["memorisation"]["real_repeats"] = repeats(corpus)
-    result["diversity"] = metrics.diversity(samples, real)
-    result["notes"] = notes
-    result["verdict"] = make_verdict(result)
-    return Evaluation(result, samples, real, copies, tokenizer)
+) -> dict[str, Any] | None:
+    """What the judge finds of the model's tweets; None if `evaluate.samples` is 0.
+
+    Args:
+        samples: drawn with the settings of `generate`. More are written, until there are as many as training tweets.
+    """
+    if not samples:
+        return None
+    number = max(len(samples), min(len(corpus.train), NGRAM_TWEETS))
+    say(f"Writing {number:,} tweets at temperature 1, and as many with the settings of `generate`")
+    written = {
+        SAMPLED: as_samples(subject.write(number, config.generate.unshaped()), tokenizer),
+        SHIPPED: samples,
+    }
+    if number > len(samples):  # the first of them are written again: that is a small part
+        written[SHIPPED] = as_samples(subject.write(number, config.generate), tokenizer)
+    say(f"Judging {sum(map(len, written.values())):,} tweets with {judge.name}")
+    return measure_sound(judge, config, corpus, samples=written, tokenizer=tokenizer)
 
 
 def bounded(corpus: Corpus) -> tuple[Corpus, list[str]]:
@@ -233,7 +185,11 @@ def write_samples(subject: Subject, config: Config, tokenizer: Tokenizer) -> lis
     if config.evaluate.samples == 0:
         return []
     say(f"Writing {config.evaluate.samples:,} tweets")
-    written = subject.write(config.evaluate.samples, config.generate)
+    return as_samples(subject.write(config.evaluate.samples, config.generate), tokenizer)
+
+
+def as_samples(written: Sequence[tuple[str, bool]], tokenizer: Tokenizer) -> list[Written]:
+    """What `Subject.write` gave, with GPT-2's tokens."""
     return metrics.as_written([text for text, _ in written], [ended for _, ended in written], tokenizer)
 
 
@@ -271,7 +227,12 @@ def against(config: Config, corpus: Corpus, scores: Scores, device: torch.device
     check_split(other, corpus, config.paths)
     say(f"Scoring them with {other.name}")
     theirs, _ = other.score(corpus.val)
-    return {"model": other.name, **compare(scores, as_floats(theirs.nats)), "notes": other.notes}
+    return {
+        "model": other.name,
+        "track": other.track,
+        **compare(scores, as_floats(theirs.nats)),
+        "notes": other.notes,
+    }
 
 
 def memorisation(subject: Subject, corpus: Corpus, scores: Scores) -> dict[str, Any]:
@@ -332,7 +293,6 @@ def write_results(config: Config, found: Evaluation) -> None:
         samples=found.samples,
         real=found.real,
         copies=found.copies,
-        tokenizer=found.tokenizer,
         plot=folder / "loss_plot.png" if config.evaluate.model is None else None,
     )
     say(f"Wrote {folder / 'report.html'}")

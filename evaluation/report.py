@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from evaluation.metrics import Written, copied_tokens, spread
+from evaluation.metrics import Written, spread
 from evaluation.tables import make_sections
 from evaluation.verdict import percent
 from generate.copies import CopyCheck
-from model.tokenizer import Tokenizer
 from utils.files import atomic_write
 
 SAMPLES_SHOWN = 30
@@ -53,7 +51,6 @@ def write_report(
     samples: Sequence[Written],
     real: Sequence[Written],
     copies: CopyCheck,
-    tokenizer: Tokenizer,
     plot: Path | None,
 ) -> None:
     """Write the page. The template escapes everything that it puts in.
@@ -73,7 +70,7 @@ def write_report(
         percent=percent,
         histogram=Markup(draw_histogram(bins)) if bins else "",
         plot=base64.b64encode(plot.read_bytes()).decode() if plot and plot.is_file() else "",
-        samples=[view(sample, copies, tokenizer) for sample in spread(samples, min(SAMPLES_SHOWN, len(samples)))],
+        samples=[view(sample, copies) for sample in spread(samples, min(SAMPLES_SHOWN, len(samples)))],
     )
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -125,31 +122,9 @@ def draw_histogram(bins: Sequence[Bin]) -> str:
     return svg[svg.index("<svg") :]
 
 
-def view(sample: Written, copies: CopyCheck, tokenizer: Tokenizer) -> SampleView:
-    """A sample with its copied spans marked, and what is to be remarked about it."""
-    copied = copied_tokens(sample.ids, copies)
+def view(sample: Written, copies: CopyCheck) -> SampleView:
+    """A sample with its copied spans marked, and remarks about it."""
     remarks = [f"{len(sample.ids)} tokens", *([] if sample.ended else ["cut at the length limit"])]
-    if any(copied):
-        remarks.append(f"{sum(copied)} of them copied")
     if sample.text.strip() and copies.exact(sample.text):
         remarks.append("a training tweet word for word")
-    return SampleView(split_by_copied(sample, copied, tokenizer), remarks)
-
-
-def split_by_copied(sample: Written, copied: Sequence[bool], tokenizer: Tokenizer) -> list[tuple[str, bool]]:
-    """The text in parts, each with whether it was copied; a character is if one of its tokens is.
-
-    Args:
-        copied: for each token of the sample whether it was copied.
-    """
-    pairs = zip(sample.ids, copied, strict=True)
-    per_byte = [flag for index, flag in pairs for _ in tokenizer.token_bytes[index]]
-    characters, start = [], 0
-    for character in sample.text:
-        end = start + len(character.encode())
-        characters.append((character, any(per_byte[start:end])))
-        start = end
-    return [
-        ("".join(character for character, _ in part), flag)
-        for flag, part in groupby(characters, key=lambda pair: pair[1])
-    ]
+    return SampleView(copies.copied_parts(sample.text), remarks)

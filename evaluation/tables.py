@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from evaluation.tracks import MODEL, TEXT, TWEETS
 from evaluation.verdict import percent, signed, with_digits
 
 
@@ -25,6 +26,8 @@ def make_sections(result: dict[str, Any]) -> list[Section]:
     found = [prediction_table(result), baseline_table(result), overfitting_table(result)]
     if result["sampling"]["samples"]:
         found += [stopping_table(result), copying_table(result), variety_table(result)]
+    if result["judge"]:
+        found.append(sound_table(result))
     return found
 
 
@@ -42,8 +45,8 @@ def prediction_table(result: dict[str, Any]) -> Section:
     ]
     note = (
         f"{val['tweets']:,} validation tweets, {val['tokens']:,} tokens, {val['bytes']:,} bytes (one byte is added to "
-        f"each tweet for its end); the model has {result['model']['parameters']:,} parameters. Lower is better. "
-        + " ".join(map(as_sentence, result["notes"]))
+        f"each tweet for its end); the model has {result['model']['parameters']:,} parameters; its track is "
+        f"'{result['model']['track']}'. Lower is better. " + " ".join(map(as_sentence, result["notes"]))
     )
     return Section("How well it predicts unseen tweets", ("", "model"), rows, note.strip())
 
@@ -52,17 +55,30 @@ def baseline_table(result: dict[str, Any]) -> Section:
     """The model among the baselines, best first."""
     order = result["against_ngram"]["order"]
     names = {"ngram": f"{order}-gram, modified Kneser-Ney", "unigram": "unigram", "bigram": "bigram, Kneser-Ney"}
-    figures = {names.get(name, name): bits for name, bits in result["baselines"].items()}
-    figures[f"this model ({result['model']['name']})"] = result["val"]["bits_per_byte"]
+    figures = [(names.get(name, name), TWEETS, bits) for name, bits in result["baselines"].items()]
+    if mixed := result["outside_ngram"]:
+        figures = [line for line in figures if line[0] != "outside_ngram"]
+        name = f"{order}-gram mixed with a 4-gram of outside text ({percent(mixed['share'])} of the mixture)"
+        figures.append((name, TEXT, mixed["bits_per_byte"]))
+    if result["judge"]:
+        zero_shot = result["judge"]["zero_shot"]
+        figures.append((f"{result['judge']['name']}, not trained on tweets", MODEL, zero_shot["validation"]))
+    figures.append(
+        (f"this model ({result['model']['name']})", result["model"]["track"], result["val"]["bits_per_byte"])
+    )
     if result["against"]:
-        figures[result["against"]["model"]] = result["against"]["theirs"]
-    rows = [(name, with_digits(bits)) for name, bits in sorted(figures.items(), key=lambda item: item[1])]
+        figures.append((result["against"]["model"], result["against"]["track"], result["against"]["theirs"]))
+    rows = [(name, track, with_digits(bits)) for name, track, bits in sorted(figures, key=lambda line: line[2])]
     note = f"Difference to the {order}-gram: {signed(result['against_ngram'])}."
     if result["against"]:
         note += f" Difference to {result['against']['model']}: {signed(result['against'])}."
-    return Section(
-        "Beside the baselines", ("bits per byte, same split", ""), rows, f"{note} Paired bootstrap over tweets."
-    )
+    if result["judge"]:
+        note += (
+            f" {result['judge']['name']} may have read tweets of this person: as it is, it has "
+            f"{with_digits(zero_shot['training'])} on training tweets."
+        )
+    heads = ("same split", "track", "bits per byte")
+    return Section("Beside the baselines", heads, rows, f"{note} Paired bootstrap over tweets.")
 
 
 def overfitting_table(result: dict[str, Any]) -> Section:
@@ -105,24 +121,24 @@ def copying_table(result: dict[str, Any]) -> Section:
         ("is a training tweet", percent(found["exact_copies"]), percent(found["real_exact_copies"])),
         ("is an earlier tweet, before duplicates were dropped", "", percent(found["real_repeats"])),
         (
-            "shares 8 tokens in a row with one",
+            "shares 8 words in a row with one",
             percent(found["ngram8_in_train"]),
             percent(found["real_ngram8_in_train"]),
         ),
         (
-            "longest copied span, mean",
+            "longest copied span, words, mean",
             with_digits(found["longest_copy_mean"], 1),
             with_digits(found["real_longest_copy_mean"], 1),
         ),
         (
-            "longest copied span, 95th percentile",
+            "longest copied span, words, 95th percentile",
             with_digits(found["longest_copy_p95"], 0),
             with_digits(found["real_longest_copy_p95"], 0),
         ),
     ]
     note = (
         "Real tweets are the validation tweets. Tweets much like a training tweet were put on its side of the split, "
-        f"so their figures are low: of the training tweets {percent(found['train_ngram8_in_train'])} share 8 tokens "
+        f"so their figures are low: of the training tweets {percent(found['train_ngram8_in_train'])} share 8 words "
         "in a row with another one."
     )
     return Section("Does it copy?", ("", "samples", "real tweets"), rows, note)
@@ -142,6 +158,42 @@ def variety_table(result: dict[str, Any]) -> Section:
     return Section(
         "Does it vary?", ("", "samples", "real tweets"), rows, "Tokens, pairs and triples: of equally many tweets."
     )
+
+
+def sound_table(result: dict[str, Any]) -> Section:
+    """Fluency, voice and reverse n-gram of the samples and of references."""
+    found, drawn, model = result["judge"], result["sampling"], result["model"]
+    names = {
+        "sampled": ("this model, temperature 1", model["track"]),
+        "shipped": (f"this model, temperature {drawn['temperature']:g}, top_p {drawn['top_p']:g}", model["track"]),
+        "validation": ("validation tweets", "real tweets"),
+        "training": ("training tweets", "real tweets"),
+        "other_writer": ("tweets of another writer", "real tweets"),
+        "shuffled": ("training tweets, words shuffled", "real tweets"),
+    }
+    rows = []
+    for key, line in found["lists"].items():
+        gap, voice, reverse = line["fluency_gap"], line["voice"], line["reverse_ngram"]
+        rows.append(
+            (
+                *names[key],
+                f"{gap['difference']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})" if gap else "-",
+                f"{voice['value']:.2f} ({voice['low']:.2f} to {voice['high']:.2f})" if voice else "-",
+                f"{reverse['bits_per_byte']:.3f}" if reverse else "-",
+                percent(line["exact_copies"]),
+                percent(line["ngram8_in_train"]),
+            )
+        )
+    heads = ("", "track", "fluency gap", "voice", "reverse 3-gram", "copies", "8 words copied")
+    note = (
+        f"The judge is {found['name']}. Fluency gap: bits per byte under the judge, less those of validation tweets of "
+        "the same lengths; 0 is right, either sign is wrong. Voice: bits per byte that the judge saves once it is "
+        "fine-tuned on validation tweets; another writer has 0, the person 1, an exaggeration more. Reverse 3-gram: "
+        "bits per byte on validation tweets of a 3-gram fitted to as many tweets of the row as there are training "
+        "tweets; copying makes it look good, so see the copies beside it. In brackets 95% intervals over tweets. "
+        + " ".join(map(as_sentence, found["notes"]))
+    )
+    return Section("Does it sound like the person?", heads, rows, note.strip())
 
 
 def as_sentence(text: str) -> str:

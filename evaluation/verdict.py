@@ -20,6 +20,8 @@ def make_verdict(result: dict[str, Any]) -> list[str]:
     sentences += overfitting_sentences(result)
     if result["sampling"]["samples"]:
         sentences += [*stopping_sentences(result), *copying_sentences(result), *variety_sentences(result)]
+    if result["judge"]:
+        sentences += sound_sentences(result["judge"])
     if result["val"]["tweets"] < FEW_TWEETS:
         sentences.append(
             f"There are only {result['val']['tweets']} validation tweets, so every figure is rough: look at the "
@@ -34,7 +36,7 @@ def leak_sentences(result: dict[str, Any]) -> list[str]:
     if found["real_exact_copies"] > LEAK_COPIES or found["real_ngram8_in_train"] > LEAK_SPANS:
         sentences.append(
             f"A leak is suspected: {percent(found['real_exact_copies'])} of the validation tweets are training tweets "
-            f"word for word, and {percent(found['real_ngram8_in_train'])} share 8 tokens in a row with one. "
+            f"word for word, and {percent(found['real_ngram8_in_train'])} share 8 words in a row with one. "
             "No other figure on this page can be trusted: preprocess again."
         )
     beats_ngram = result["against_ngram"]["high"] < 0
@@ -105,7 +107,7 @@ def copying_sentences(result: dict[str, Any]) -> list[str]:
     """Whether it copies more than people do."""
     found, excess = result["memorisation"], result["memorisation"]["ngram8_excess"]
     figures = (
-        f"{percent(found['ngram8_in_train'])} of its tweets share 8 tokens in a row with a training tweet, "
+        f"{percent(found['ngram8_in_train'])} of its tweets share 8 words in a row with a training tweet, "
         f"of unseen real tweets {percent(found['real_ngram8_in_train'])}"
     )
     exact = f"{percent(found['exact_copies'])} of its tweets are training tweets word for word, short ones included"
@@ -127,6 +129,29 @@ def variety_sentences(result: dict[str, Any]) -> list[str]:
         degree = "hardly" if area < WEAK else "often" if area < GOOD else "easily"
         sentences.append(
             f"A simple classifier {degree} separates them from real ones: AUC {area:.2f}, where 0.5 is guessing."
+        )
+    return sentences
+
+
+def sound_sentences(found: dict[str, Any]) -> list[str]:
+    """Whether its tweets at temperature 1 read as English and as the person's, by what the judge found."""
+    line, sentences = found["lists"]["sampled"], []
+    if gap := line["fluency_gap"]:
+        if gap["low"] > 0:
+            how = "is less fluent than real tweets"
+        elif gap["high"] < 0:
+            how = "is easier to predict than real tweets, which means that it repeats itself or says little"
+        else:
+            how = "is as fluent as real tweets"
+        sentences.append(f"At temperature 1 its text {how}: {signed(gap)} bits per byte under {found['name']}.")
+    if voice := line["voice"]:
+        interval = f"{voice['value']:.2f} (95% interval {voice['low']:.2f} to {voice['high']:.2f})"
+        sentences.append(f"Its voice is {interval}, where another writer has 0 and the person 1.")
+    reverse, real = line["reverse_ngram"], found["lists"]["training"]["reverse_ngram"]
+    if reverse and real:
+        sentences.append(
+            f"A 3-gram fitted to its tweets has {reverse['bits_per_byte']:.3f} bits per byte on validation tweets; one "
+            f"fitted to as many real tweets has {real['bits_per_byte']:.3f}."
         )
     return sentences
 

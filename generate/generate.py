@@ -232,7 +232,7 @@ def finish(draft: Draft, tokenizer: Tokenizer, copies: CopyCheck | None) -> Samp
         ids=ids,
         finish_reason=draft.done,
         tokens=len(draft.new),
-        novel=None if copies is None else not copies.is_copy(text, ids),
+        novel=None if copies is None else not copies.is_copy(text),
         seed=draft.seed,
     )
 
@@ -262,8 +262,8 @@ def stream(bundle: Bundle, prompt: str, settings: GenerateConfig, *, seed: int) 
             yield piece
 
 
-def load_copy_check(paths: PathsConfig, tokenizer: Tokenizer) -> CopyCheck | None:
-    """A CopyCheck of the training tweets of this root; None if they are missing, or too large to compare with."""
+def load_copy_check(paths: PathsConfig) -> CopyCheck | None:
+    """A CopyCheck of the training tweets of this root; None if they are not there, or too many to compare with."""
     try:
         tweets = load_processed(paths).train
     except UserError:
@@ -271,8 +271,7 @@ def load_copy_check(paths: PathsConfig, tokenizer: Tokenizer) -> CopyCheck | Non
     if paths.processed_txt.stat().st_size > MAX_COPY_CHECK_BYTES:
         print(f"{paths.processed_txt} is too large to look for copies in", file=sys.stderr)
         return None
-    texts = [tweet.text for tweet in tweets]
-    return CopyCheck(texts, tokenizer.encode_batch(texts))
+    return CopyCheck([tweet.text for tweet in tweets])
 
 
 def format_sample(sample: Sample) -> str:
@@ -304,7 +303,7 @@ def prompt_loop(bundle: Bundle, settings: GenerateConfig, copies: CopyCheck | No
 def run(config: Config, arguments: Namespace) -> None:
     """`python main.py generate`."""
     bundle = load_bundle(config.paths.best_model, choose_device(config.machine))
-    copies = load_copy_check(config.paths, bundle.tokenizer)
+    copies = load_copy_check(config.paths)
     if arguments.prompt is None and sys.stdin.isatty() and not arguments.json:
         prompt_loop(bundle, config.generate, copies)
         return

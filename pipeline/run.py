@@ -53,7 +53,7 @@ def write_samples(config: Config, prompts: Sequence[str], *, each: int) -> list[
     """Write `each` samples of every prompt to results/samples.txt with the settings they were drawn with."""
     bundle = load_bundle(config.paths.best_model, choose_device(config.machine))
     settings = replace(config.generate, num_samples=each)
-    samples = generate(bundle, prompts, settings, load_copy_check(config.paths, bundle.tokenizer))
+    samples = generate(bundle, prompts, settings, load_copy_check(config.paths))
     lines = ["Settings: " + ", ".join(f"{key} {value}" for key, value in asdict(settings).items())]
     for sample in samples:
         lines += ["", f"Prompt: {sample.prompt!r}", format_sample(sample)]

@@ -106,8 +106,14 @@ class Routes:
                 text.cancel()
             if isinstance(error, QueueFull):
                 raise ApiError(429, str(error), code="queue_full", headers={"Retry-After": "1"}) from None
-            code = "context_length_exceeded" if isinstance(error, PromptTooLong) else None
-            raise ApiError(400, str(error), param=param, code=code) from None
+            message, code = str(error), None
+            if isinstance(error, PromptTooLong):  # LiteLLM and others look for OpenAI's words
+                most = self.engine.bundle.model.config.block_size
+                message, code = (
+                    f"{error} (this model's maximum context length is {most} tokens)",
+                    "context_length_exceeded",
+                )
+            raise ApiError(400, message, param=param, code=code) from None
         return texts
 
     def sampling(self, body: SamplingRequest) -> GenerateConfig:

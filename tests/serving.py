@@ -65,7 +65,7 @@ def playing(trained: tuple[Config, Bundle], root: Path) -> Iterator[Playground]:
     shutil.copy(root / "checkpoints" / "best_model.pth", root / "checkpoints" / "student.pth")
     flags = ["--paths.root", str(root), "--serve.port", "0", "--generate.num_samples", "3"]
     config = parse("serve", [*flags, "--generate.max_new_tokens", "40"])[0]
-    copies = load_copy_check(config.paths, trained[1].tokenizer)
+    copies = load_copy_check(config.paths)
     with Engine(trained[1], copies, width=8, queue=32) as engine:
         yield Playground(config, engine)
 

@@ -21,6 +21,7 @@ from distillation.distill import distill, table_line
 from distillation.report import conclusions, print_table
 from distillation.runs import set_up
 from distillation.teachers import check_teachers, make_teachers, write_tweets
+from evaluation.tracks import MODEL, TWEETS, origin
 from generate.copies import CopyCheck
 from model.checkpoint import load_bundle, load_checkpoint
 from model.ensemble import Ensemble
@@ -86,7 +87,7 @@ def test_what_the_teachers_write_is_new_and_ends(settings: SettingsOf, corpus: C
     context = set_up(settings(*QUICK), corpus)
     teachers = make_teachers(context, NO_CHAIN)
     written = write_tweets(teachers, 300)
-    real = CopyCheck([tweet.text for tweet in (*corpus.train, *corpus.val)], [])
+    real = CopyCheck([tweet.text for tweet in (*corpus.train, *corpus.val)])
     assert len(written) == 300 and all(tweet.finished and tweet.text.strip() for tweet in written)
     assert not any(real.exact(tweet.text) for tweet in written)
     assert written == write_tweets(teachers, 300)  # the same seed writes the same
@@ -206,7 +207,7 @@ def test_a_checkpoint_teaches_if_it_fits(settings: SettingsOf, corpus: Corpus, t
     teachers = make_teachers(context, NO_CHAIN)
     val = context.dataset("val")
     bits = score(load_bundle(Path(path), context.device).model, val).bits_per_byte
-    assert table_line(teachers.ensemble(), "", val)[0]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
+    assert table_line(teachers.ensemble(), "", val, track=TWEETS)[0]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
     elsewhere = replace(corpus, info={"split": {"hash": "another"}})
     for flags, tweets, words in (
         ([], elsewhere, "another split"),
@@ -248,6 +249,9 @@ def test_a_hugging_face_gpt2_teaches_after_fine_tuning(
     assert teacher.vocabulary.vocab_size == 50_257 and teacher.model.config.n_embd == 16
     untrained = 50_257 ** (-1 / 1)  # a random model gives each token about this
     assert result["teacher"]["bits_per_byte"] < -math.log2(untrained) / 4  # it has learnt from the tweets
+    assert [result[name]["track"] for name in ("teacher", "student", "control")] == [MODEL, MODEL, TWEETS]
+    student = load_bundle(config.paths.checkpoints / "student.pth", torch.device("cpu"))
+    assert origin(student) == (MODEL, [str(folder)])
     # what it expects of tokens without a row of their own is summed into the shared rows, and nothing is lost
     context = set_up(config, corpus)
     cache = make_teachers(context, NO_CHAIN).cache(context.dataset("train"))

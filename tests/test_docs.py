@@ -50,16 +50,20 @@ def test_every_step_shows_its_code() -> None:
     assert all("```python" in step and "*Try:*" in step for step in steps)
 
 
-def test_links_and_pictures_exist_and_none_is_left_over() -> None:
-    links = re.findall(r"\]\(([^)]+)\)", TEXT)
-    assert all((TOUR.parent / link).is_file() for link in links if "://" not in link)
-    shown = {Path(link).name for link in links if link.startswith("pictures/")}
+def test_the_tour_shows_every_figure_of_its_command() -> None:
+    shown = {Path(link).name for link in re.findall(r"\]\((pictures/[^)]+)\)", TEXT)}
     assert shown == {f"{name}.png" for name in [*figures.FIGURES, *figures.MEASURED, "page"]}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link]
-    assert all((ROOT / link).exists() for link in links)
-    shown |= {Path(link).name for link in links if link.startswith("docs/pictures/")}
-    assert shown == {path.name for path in (ROOT / "docs" / "pictures").iterdir()}
+
+
+def test_links_and_pictures_exist_and_none_is_left_over() -> None:
+    linked = set()
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]:
+        links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+        paths = {(page.parent / link).resolve() for link in links if "://" not in link}
+        assert all(path.exists() for path in paths), page
+        linked |= paths
+    assert set((ROOT / "docs" / "pictures").iterdir()) <= linked
+    assert {page.resolve() for page in (ROOT / "docs").glob("*.md")} <= linked, "the README leads to every document"
 
 
 def test_commands_parse() -> None:

@@ -15,7 +15,8 @@ import torch
 from config.cli import parse, run_command
 from config.schema import Config, UserError
 from evaluation import evaluate as module
-from evaluation.evaluate import Checkpoint, Evaluation, evaluate, for_json
+from evaluation.evaluate import Evaluation, evaluate, for_json
+from evaluation.subject import Checkpoint
 from evaluation.tables import print_result
 from model.checkpoint import Bundle, load_bundle, model_content, save_checkpoint
 from model.tokenizer import END

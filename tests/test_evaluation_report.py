@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from evaluation.metrics import as_written
-from evaluation.report import length_bins, split_by_copied, write_report
+from evaluation.report import length_bins, write_report
 from generate.copies import CopyCheck
 from model.tokenizer import load_tokenizer
 
@@ -19,7 +19,7 @@ EVIL = "<script>alert('x')</script> & <b>bold</b> {{ title }}"
 COPIED = "the very first rocket that we ever built on the beach flew for a minute"
 DIFFERENCE = {"difference": -0.1, "low": -0.13, "high": -0.07}
 RESULT: dict[str, Any] = {
-    "model": {"name": EVIL, "kind": "checkpoint", "parameters": 1000, "vocab_size": 10},
+    "model": {"name": EVIL, "kind": "checkpoint", "track": "tweets only", "parameters": 1000, "vocab_size": 10},
     "val": {
         "tweets": 450,
         "tokens": 6000,
@@ -34,7 +34,9 @@ RESULT: dict[str, Any] = {
     },
     "baselines": {"unigram": 2.9, "bigram": 2.2, "ngram": 2.0, "xz": 3.1, "bzip2": 3.0},
     "against_ngram": {"order": 3, "ours": 1.9, "theirs": 2.0, **DIFFERENCE},
-    "against": {"model": EVIL, "ours": 1.9, "theirs": 2.0, **DIFFERENCE},
+    "against": {"model": EVIL, "track": "+ outside model", "ours": 1.9, "theirs": 2.0, **DIFFERENCE},
+    "outside_ngram": None,
+    "judge": None,
     "sampling": {"samples": 4, "temperature": 0.8, "top_p": 0.95, "top_k": 0, "max_new_tokens": 100},
     "stopping": {
         "stop_rate": 0.99,
@@ -114,8 +116,7 @@ def write(folder: Path, texts: list[str], ended: list[bool], *, plot: bytes | No
         {**copy.deepcopy(RESULT), **changes},
         samples=samples,
         real=as_written(["It flies.", "A comet hums over the van."], [True, True], tokenizer),
-        copies=CopyCheck([COPIED], tokenizer.encode_batch([COPIED])),
-        tokenizer=tokenizer,
+        copies=CopyCheck([COPIED]),
         plot=picture,
     )
     page = Page(path, path.read_text(encoding="utf-8"))
@@ -145,15 +146,6 @@ def test_without_samples_there_are_no_sections_about_them(tmp_path: Path) -> Non
 def test_the_plot_is_shown_if_there_is_one(tmp_path: Path) -> None:
     assert "img" not in write(tmp_path, ["x"], [True]).found.tags
     assert 'src="data:image/png;base64,iVBORw=="' in write(tmp_path, ["x"], [True], plot=b"\x89PNG").source
-
-
-def test_marks_lie_on_whole_characters() -> None:
-    tokenizer = load_tokenizer()
-    sample = as_written(["go 🚀 é!"], [True], tokenizer)[0]
-    for place in range(len(sample.ids)):
-        parts = split_by_copied(sample, [token == place for token in range(len(sample.ids))], tokenizer)
-        assert "".join(text for text, _ in parts) == sample.text
-        assert [copied for _, copied in parts].count(True) == 1
 
 
 def test_bins_hold_all_lengths() -> None:

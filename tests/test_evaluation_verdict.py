@@ -13,6 +13,7 @@ GOOD: dict[str, Any] = {
     "val": {"tweets": 450, "nats_per_token": 5.5},
     "against_ngram": {"order": 3, "ours": 1.9, "theirs": 2.0, "difference": -0.1, "low": -0.13, "high": -0.07},
     "against": None,
+    "judge": None,
     "sampling": {"samples": 1000},
     "stopping": {"stop_rate": 0.99, "mean_length": 13.0, "real_mean_length": 12.5, "length_ks": 0.05, "empty": 0.0},
     "memorisation": {
@@ -106,6 +107,31 @@ def test_no_samples_and_too_few_for_a_classifier() -> None:
 def test_a_second_model_is_compared() -> None:
     other = {f"against.{key}": value for key, value in {**WORSE, "model": "gpt2"}.items()}
     assert "It does not beat gpt2: 2.200 against 2.000" in said(other)
+
+
+def judged(gap: tuple[float, float, float], voice: float | None) -> dict[str, Any]:
+    """The part `judge` of a result with this fluency gap and voice."""
+    line = {
+        "fluency_gap": dict(zip(("difference", "low", "high"), gap, strict=True)),
+        "voice": voice and {"value": voice, "low": voice - 0.1, "high": voice + 0.1},
+        "reverse_ngram": {"bits_per_byte": 2.4},
+    }
+    return {"name": "smollm2", "lists": {"sampled": line, "training": {"reverse_ngram": {"bits_per_byte": 2.0}}}}
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [
+        ((0.9, 0.8, 1.0), "At temperature 1 its text is less fluent than real tweets: +0.900"),
+        ((-0.9, -1.0, -0.8), "is easier to predict than real tweets"),
+        ((0.0, -0.1, 0.1), "is as fluent as real tweets"),
+    ],
+)
+def test_the_judges_figures_are_put_in_words(gap: tuple[float, float, float], words: str) -> None:
+    text = "\n".join(make_verdict({**copy.deepcopy(GOOD), "judge": judged(gap, 0.7)}))
+    assert words in text and "Its voice is 0.70 (95% interval 0.60 to 0.80)" in text
+    assert "A 3-gram fitted to its tweets has 2.400 bits per byte on validation tweets; one fitted to as many" in text
+    assert "voice" not in "\n".join(make_verdict({**copy.deepcopy(GOOD), "judge": judged(gap, None)}))
 
 
 def test_percent_keeps_a_digit_where_it_matters() -> None:

@@ -95,12 +95,12 @@ def test_the_shared_row_and_penalties_are_respected(trained: Trained) -> None:
 
 def test_copies_are_told(trained: Trained, settings: Callable[..., Config], sample: Any) -> None:
     config, bundle = trained
-    copies = load_copy_check(config.paths, bundle.tokenizer)
+    copies = load_copy_check(config.paths)
     assert copies is not None
     original = next(tweet.text for tweet in sample[1].train if len(tweet.text) > 100)
     quick = replace(config.generate, num_samples=1, max_new_tokens=3)
     written = generate(bundle, [original, "Purple teapots"], quick, copies)
     assert written[0].novel is False and "copied from training" in format_sample(written[0])
     assert written[1].novel is True
-    assert load_copy_check(settings().paths, bundle.tokenizer) is None  # no tweets there
+    assert load_copy_check(settings().paths) is None  # no tweets there
     assert generate(bundle, ["Mars"], quick)[0].novel is None

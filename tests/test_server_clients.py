@@ -194,6 +194,7 @@ def test_only_a_prompt_that_is_too_long_is_called_so(http: httpx.Client) -> None
         }
         for param, error in told.items():
             assert (error["code"], error["param"], error["type"]) == (code, param, "invalid_request_error")
+            assert ("this model's maximum context length is 128 tokens" in error["message"]) == (code is not None)
     for body in ({"prompt": "x", "temperature": 9}, {"prompt": [1, 2, -1]}, {"prompt": "x", "max_tokens": "many"}):
         assert refused(http, "/v1/completions", **body)["code"] is None
 

@@ -291,7 +291,7 @@ def test_closing_cancels_what_is_left(trained: Trained) -> None:
 def test_copies_are_told(trained: Trained) -> None:
     config, bundle = trained
     text = "The van waits at the edge of the crater and hums a song"
-    copies = CopyCheck([text], [bundle.tokenizer.encode(text)])
+    copies = CopyCheck([text])
     with Engine(bundle, copies, width=1, queue=1) as engine:
         assert engine.submit(text, config.generate, seed=0).result(10).novel is False
         assert engine.submit("Purple", config.generate, seed=0).result(10).novel is True

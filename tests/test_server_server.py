@@ -1,5 +1,6 @@
 """`python main.py serve` as a process: it says where it is, or why it is nowhere, and ends when it is told to."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -92,3 +93,21 @@ def test_the_key_is_not_kept() -> None:
     config = parse("serve", ["--serve.api_key", "s3cret"])[0]
     assert isinstance(config.serve, ServeConfig) and config.serve.api_key == "s3cret"
     assert "s3cret" not in repr(config.to_dict())
+
+
+@pytest.mark.slow
+def test_another_users_folder_does_not_stop_it_and_it_leaves_none(
+    trained: tuple[Config, Bundle], tmp_path: Path
+) -> None:
+    (tmp_path / "gradio").write_text("", encoding="utf-8")  # where Gradio would make its folder
+    command = [sys.executable, "main.py", "serve", "--serve.port", "0", "--paths.root", trained[0].paths.root]
+    own = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**own, "TMPDIR": str(tmp_path)}
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[1]
+        assert httpx.get(address, timeout=20).status_code == httpx.head(address, timeout=20).status_code == 200
+        process.terminate()
+        process.wait(20)
+    assert process.returncode == -signal.SIGTERM and [path.name for path in tmp_path.iterdir()] == ["gradio"]

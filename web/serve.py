@@ -1,6 +1,8 @@
 """`python main.py serve`: one server for the playground and the API."""
 
 import os
+import shutil
+import signal
 import sys
 import tempfile
 from argparse import Namespace
@@ -54,7 +56,7 @@ def serve(config: Config, arguments: Namespace) -> None:
         cores = threads_allowed(torch.get_num_threads())
         threads = config.machine.threads or max(1, cores - 1)  # one core is left for the HTTP server
         bundle = load_bundle(config.paths.best_model, choose_device(replace(config.machine, threads=threads)))
-        copies = load_copy_check(config.paths, bundle.tokenizer)
+        copies = load_copy_check(config.paths)
         with Engine(bundle, copies, width=config.serve.width, queue=config.serve.queue) as engine:
             warm_up(engine, config)
             run_server(application(engine, config), sock, ready=lambda: print_addresses(config.serve, sock))
@@ -78,12 +80,20 @@ def gradio_folder() -> Iterator[None]:
             raise UserError(f"{FOLDER} is {named}, which can't be written to ({error.strerror}): {advice}") from None
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="gradio-", ignore_cleanup_errors=True) as made:
-        os.environ[FOLDER] = made
-        try:
-            yield
-        finally:
-            del os.environ[FOLDER]
+    made = os.environ[FOLDER] = tempfile.mkdtemp(prefix="gradio-")
+
+    def remove_and_end(number: int, frame: object) -> None:
+        shutil.rmtree(made, ignore_errors=True)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGTERM, remove_and_end)  # which would end the process without the lines below
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        del os.environ[FOLDER]
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def warm_up(engine: "Engine", config: Config) -> None:

@@ -18,7 +18,7 @@ WARNING = (
 LIMITS = (
     "It learnt from a few thousand short texts, so it knows little of the world, and nothing after they were written.",
     "Its facts are accidents: names, numbers and dates are only what often stood together.",
-    "It can repeat training tweets. Those that hold 8 tokens or more in a row of one are marked so.",
+    "It can repeat training tweets. Those that hold 8 words or more in a row of one are marked so.",
     "What was offensive or wrong in the tweets can come back.",
     "It reads and writes one tweet at a time, mostly in English, and can't follow instructions.",
 )

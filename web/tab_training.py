@@ -184,7 +184,7 @@ def distillation_rows(result: Record) -> Iterator[tuple[str, ...]]:
 
 def evaluation_view(folder: Path) -> Markup:
     """The tables of evaluation.json and distillation.json, with their verdicts."""
-    head = ("model", "parameters", "bits per byte", "ends by itself", "exact copies", "8 tokens copied")
+    head = ("model", "parameters", "bits per byte", "ends by itself", "exact copies", "8 words copied")
     parts: list[tuple[str, Markup, Sequence[object]]] = []
     kinds = (
         ("evaluation", "A model and its baselines", evaluation_rows),
