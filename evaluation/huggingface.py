@@ -206,13 +206,7 @@ def load_hugging_face(name: str) -> tuple[Any, Any]:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if name == SMOLLM2:
-        path = smollm2_file()
-        with redirect_stderr(io.StringIO()):  # it has a progress bar that no setting turns off
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=torch.float32
-            )
-        return model, tokenizer
+        return load_smollm2()
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(f"{name} is no model folder of Hugging Face: it has no config.json")
@@ -234,6 +228,21 @@ def load_hugging_face(name: str) -> tuple[Any, Any]:
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, local_files_only=cached)
     except Exception as error:
         raise UserError(f"{name}: no causal language model can be loaded ({first_line(error)})") from None
+    return model, tokenizer
+
+
+def load_smollm2() -> tuple[Any, Any]:
+    """SmolLM2-135M-Instruct (float32, on the CPU) and its tokenizer, from a package; it takes about half a minute.
+
+    Raises:
+        UserError: see `smollm2_file`.
+    """
+    import transformers
+
+    path = smollm2_file()
+    with redirect_stderr(io.StringIO()):  # it has a progress bar that no setting turns off
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     return model, tokenizer
 
 
