@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from benchmarks.gpu_shared import ROOT, SAMPLE
+from benchmarks.gpu_shared import SAMPLE, python_process
 
 LEAST = 15.0  # seconds: no part begins with less left
 TAIL = 15  # lines of a failed part's output that are recorded
@@ -157,17 +157,8 @@ class Session:
             return "skipped"
         began, limit = time.monotonic(), min(part.limit, left)
         tail: deque[str] = deque(maxlen=TAIL)
-        process = subprocess.Popen(
-            [sys.executable, *part.arguments, *self.flags(limit)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **({"OMP_NUM_THREADS": "1"} if self.options.tiny else {})},
-            process_group=0,
-        )
+        env = {"PYTHONUNBUFFERED": "1", **({"OMP_NUM_THREADS": "1"} if self.options.tiny else {})}
+        process = python_process([*part.arguments, *self.flags(limit)], env=env, group=0)
         self.running.append(process)
         streams = [each for each in (process.stdout, process.stderr) if each is not None]
         readers = [threading.Thread(target=self.hear, args=(name, each, tail), daemon=True) for each in streams]

@@ -13,7 +13,6 @@ import platform
 import shlex
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from importlib import import_module, metadata
@@ -25,8 +24,8 @@ from benchmarks.gpu_shared import (
     Command,
     last_json,
     megabytes,
-    options_of,
     record,
+    run_part,
     start,
     tiny_flags,
     tweets_of,
@@ -233,13 +232,5 @@ def distill(options: argparse.Namespace, folder: Path) -> None:
 PARTS = {"machine": machine, "run": whole_run, "distill": distill}
 
 
-def main() -> int:
-    """Do one part in a folder that is gone afterwards."""
-    options = options_of(__doc__ or "", list(PARTS))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        PARTS[options.part](options, Path(folder))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_part(__doc__ or "", PARTS))

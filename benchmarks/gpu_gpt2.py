@@ -12,7 +12,6 @@ found by benchmarks/limits.py just before.
 import argparse
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +27,7 @@ from benchmarks import rivals, train_speed
 from benchmarks.big_text import vocabulary
 from benchmarks.generate_speed import shape_of
 from benchmarks.gpu_commands import limits_of
-from benchmarks.gpu_shared import megabytes, options_of, record, skip
+from benchmarks.gpu_shared import megabytes, record, run_part, skip
 from benchmarks.gpu_speed import COMPILE, alone, attempt, peak, speeds
 from benchmarks.timing import clock, spread
 from benchmarks.train_speed import Side, flops_per_token
@@ -277,13 +276,10 @@ HEADS = {  # loss and rows
 }
 
 
-def main() -> int:
-    """Measure all sides in a folder that is gone afterwards."""
-    options = options_of(__doc__ or "", ["gpt2"])
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        Gpt2(options, Path(folder)).run()
-    return 0
+def gpt2(options: argparse.Namespace, folder: Path) -> None:
+    """Measure all sides."""
+    Gpt2(options, folder).run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_part(__doc__ or "", {"gpt2": gpt2}))

@@ -10,9 +10,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -120,9 +121,11 @@ class Command:
         return self
 
 
-def start(*arguments: str, name: str = "", env: Mapping[str, str] | None = None) -> Command:
-    """Start `python ARGUMENTS` in this checkout; what it says is repeated here on standard error, after its name."""
-    process = subprocess.Popen(
+def python_process(
+    arguments: Sequence[str], *, env: Mapping[str, str] | None = None, group: int | None = None
+) -> subprocess.Popen[str]:
+    """`python ARGUMENTS` in this checkout, with pipes for its output; `group`: its process group, 0 for a new one."""
+    return subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -131,8 +134,22 @@ def start(*arguments: str, name: str = "", env: Mapping[str, str] | None = None)
         errors="replace",
         cwd=ROOT,
         env={**os.environ, **(env or {})},
+        process_group=group,
     )
-    command = Command(process, time.perf_counter())
+
+
+def run_part(description: str, parts: Mapping[str, Callable[[argparse.Namespace, Path], None]]) -> int:
+    """Do the part that the command line names, in a folder that is gone afterwards."""
+    options = options_of(description, list(parts))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        parts[options.part](options, Path(folder))
+    return 0
+
+
+def start(*arguments: str, name: str = "", env: Mapping[str, str] | None = None) -> Command:
+    """Start `python ARGUMENTS` in this checkout; what it says is repeated here on standard error, after its name."""
+    command = Command(python_process(arguments, env=env), time.perf_counter())
+    process = command.process
 
     def read(stream: IO[str], *, errors: bool) -> None:
         for line in stream:

@@ -13,7 +13,6 @@ import argparse
 import gc
 import statistics
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks import generate_speed, rivals, train_speed
-from benchmarks.gpu_shared import megabytes, options_of, record, skip, tiny_flags, tweets_of
+from benchmarks.gpu_shared import megabytes, record, run_part, skip, tiny_flags, tweets_of
 from benchmarks.timing import spread
 from benchmarks.train_speed import Side
 from config.cli import parse
@@ -193,13 +192,5 @@ def write(
 PARTS = {"steps": steps, "ensemble": ensemble, "writing": writing}
 
 
-def main() -> int:
-    """Do one part in a folder that is gone afterwards."""
-    options = options_of(__doc__ or "", list(PARTS))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        PARTS[options.part](options, Path(folder))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_part(__doc__ or "", PARTS))

@@ -343,7 +343,7 @@ class ServeConfig:
     host: str
     port: int
     api_key: str | None
-    origins: list[str] | str | None = None
+    origins: list[str] | str | None
     width: int
     queue: int
     max_body_kb: int
@@ -367,7 +367,7 @@ class ServeConfig:
         for origin in self.allowed_origins:
             fix = "give scheme://host or scheme://host:port and nothing after it, such as http://localhost:5173, or '*'"
             require(bool(ORIGIN.fullmatch(origin)), "serve.origins", origin, fix)
-        require(self.queue >= 0, "serve.queue", self.queue, "give 0 (nobody waits) or more")
+        require(self.queue >= 0, "serve.queue", self.queue, "give 0 (no request waits) or more")
         for name in ("width", "max_body_kb"):
             require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "give 1 or more")
         require(self.timeout_seconds > 0, "serve.timeout_seconds", self.timeout_seconds, "give a positive number")

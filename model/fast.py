@@ -53,7 +53,8 @@ class Writer:
     def __init__(self, model: GPT) -> None:
         self.model, self.config = model, model.config
         self.wte, self.wpe = model.wte, model.wpe.weight.detach()
-        self.embedding, self.bias = column_major(model.wte.weight.detach()), model.head_bias
+        self.embedding = column_major(model.wte.weight.detach())
+        self.bias = None if model.head_bias is None else model.head_bias.detach()
         self.layers = [Layer.of(block) for block in model.h]  # type: ignore[arg-type]
         self.ln_f = model.ln_f.weight.detach(), model.ln_f.bias.detach()
 
@@ -173,7 +174,7 @@ def for_writing(model: LanguageModel) -> LanguageModel:
     return model
 
 
-def shape_multiple(config: Config, device: torch.device, dtype: torch.dtype) -> int:
+def shape_multiple(config: Config, dtype: torch.dtype) -> int:
     """The padded length of a batch should be a multiple of this: making code for a new shape takes time."""
     if config.machine.compile:
         return config.model.block_size

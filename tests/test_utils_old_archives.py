@@ -1,11 +1,11 @@
 """Archives of 2012 to 2018, long posts, and Mastodon's: exactly the expected posts, whole."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from config.cli import parse
+from tests.archives import make_folder, make_zip
 from utils import sources
 from utils.source import Source
 
@@ -19,20 +19,6 @@ def read_posts(path: Path) -> Source:
 
 def texts_of(source: Source) -> list[str]:
     return [post.text for post in source.posts]
-
-
-def make_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def make_folder(path: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
 
 
 def tweet(text: str, number: int) -> dict[str, Any]:

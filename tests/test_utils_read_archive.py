@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from config.cli import parse
 from config.schema import Config, UserError
+from tests.archives import make_folder, make_zip
 from utils import sources
 from utils.clean import Cleaner
 from utils.preprocess import preprocess
@@ -90,20 +91,6 @@ OTHERS = {
     "data/tweet-headers.js": b"window.YTD.tweet_headers.part0 = [broken",
     "Your archive.html": b"<html></html>",
 }
-
-
-def make_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def make_folder(path: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(content)
-    return path
 
 
 @pytest.mark.parametrize("shape", SHAPES)

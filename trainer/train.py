@@ -64,7 +64,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, self.config)
         self.total_steps = math.ceil(len(job.train) / self.config.batch_size) * self.config.epochs
         self.part_size = examples_at_once(job.config, job.ranks.size)
-        self.pad_to_multiple_of = shape_multiple(job.config, job.device, self.dtype)
+        self.pad_to_multiple_of = shape_multiple(job.config, self.dtype)
         self.saved_at = time.perf_counter()
 
     def fit(self) -> State:
