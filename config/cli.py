@@ -13,11 +13,12 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from config.console import prepare_streams
 from config.schema import REMOVED, RENAMED, SECTIONS, Config, UserError
-from config.values import WrongType, from_node, from_text, in_words, read_config
+from config.values import WrongType, from_node, from_text, in_words, kinds_of, read_config
 
 CONFIG_FILE = Path(__file__).with_name("config.yaml")
 KINDS = {f"{section}.{field.name}": field.type for section, kind in SECTIONS.items() for field in fields(kind)}
@@ -180,7 +181,7 @@ def take_apart(command: Command, argv: Sequence[str]) -> Typed:
             if name != "config" and name not in KINDS:
                 raise UserError(unknown(name))
             if not equals and (not rest or is_flag(rest[0])):
-                raise UserError(f"--{name} needs a value: give {in_words(KINDS.get(name, str))}")
+                raise UserError(f"--{name} needs a value: give {in_words(KINDS.get(name, str), flag=True)}")
             text = text if equals else rest.pop(0)
             if name == "config":
                 typed.files.append(Path(text).expanduser())
@@ -237,9 +238,13 @@ def checked(key: str, read: Callable[[Any, Any], Any], given: object) -> object:
     try:
         return read(KINDS[key], given)
     except WrongType as error:
-        found = f"{str(error)!r}" if str(error) else "empty"
-        quotes = "; a text that begins with # needs quotes in a config file" if not str(error) else ""
-        raise UserError(f"{key} is {found}: give {in_words(KINDS[key])}{quotes}") from None
+        found, flag = f"{str(error)!r}" if str(error) else "empty", read is from_text
+        hint = "; a text that begins with # needs quotes"
+        if flag:
+            hint = ", or leave the flag out" if NoneType in kinds_of(KINDS[key]) else ""
+        raise UserError(
+            f"{key} is {found}: give {in_words(KINDS[key], flag=flag)}{'' if str(error) else hint}"
+        ) from None
 
 
 def unknown(key: str) -> str:

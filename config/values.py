@@ -34,10 +34,12 @@ def kinds_of(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if isinstance(kind, UnionType) else (kind,)
 
 
-def in_words(kind: Any) -> str:
-    """What to give for a setting of this type."""
-    names = []
-    for one in kinds_of(kind):
+def in_words(kind: Any, *, flag: bool) -> str:
+    """What to give for a setting of this type, as a flag or in a config file."""
+    names, kinds = [], kinds_of(kind)
+    for one in kinds:
+        if one is NoneType and flag and str in kinds:
+            continue  # there "null" is a text like any other
         if get_origin(one) is Literal:
             names.append(" or ".join(map(str, get_args(one))))
         elif get_origin(one) is list:

@@ -54,6 +54,8 @@ def test_several_paths_can_be_given() -> None:
         (["--train.epochs", "1.5"], "train.epochs is '1.5': give a whole number"),
         (["--train.epochs", "0"], "train.epochs is 0: give 1 or more"),
         (["--model.n_embd", "130"], "model.n_embd is 130: give a multiple of model.n_head (4)"),
+        (["--serve.api_key="], "serve.api_key is empty: give a text, or leave the flag out"),  # null is a text there
+        (["--data.path="], "data.path is empty: give a text or a list such as [a, b], or leave the flag out"),
         (["--model.activation", "tanh"], "model.activation is 'tanh': give gelu or relu"),
         (["--train.resume", "maybe"], "train.resume is 'maybe': give true or false"),
         (["--train.resume"], "--train.resume needs a value: give true or false"),
