@@ -30,7 +30,7 @@ RENAMED = {  # former name of a setting: its name now, in the same section
 REMOVED = {  # a setting that no longer exists: why it was removed
     "distill.cross_fit": "teachers that each leave out a part of the tweets made worse students",
 }
-TEACHERS = ("ensemble", "chain", "ngram")  # names in distill.teacher that are not files
+TEACHERS = ("auto", "ensemble", "chain", "ngram")  # names in distill.teacher that are not files or pretrained models
 
 
 def is_date(text: str) -> bool:
@@ -303,7 +303,7 @@ class DistillConfig:
     epochs: int
     batch_size: int
     generations: int
-    finetune_epochs: int
+    finetune_epochs: int | None
     finetune_learning_rate: float
     sampled: float
     sampled_soft: bool
@@ -316,20 +316,31 @@ class DistillConfig:
         """The names in `teacher`."""
         return [self.teacher] if isinstance(self.teacher, str) else self.teacher
 
+    @property
+    def pretrained(self) -> str | None:
+        """The pretrained model among `teachers`, if there is one: a folder, a name on the hub, or smollm2."""
+        named = (name for name in self.teachers if name not in TEACHERS and not name.endswith((".pth", ".pt")))
+        return next(named, None)
+
     def __post_init__(self) -> None:
         once = len(set(self.teachers)) == len(self.teachers) > 0 and all(self.teachers)
-        kinds = "give ensemble, chain, ngram, checkpoints (.pth), GPT-2 folders or names, each once"
+        kinds = "give auto, a pretrained model, or a list of ensemble, chain, ngram and checkpoints (.pth), each once"
         require(once, "distill.teacher", self.teacher, kinds)
+        for name in filter(None, ("auto" if "auto" in self.teachers else None, self.pretrained)):
+            alone = f"give {name} alone: it teaches without others"
+            require(len(self.teachers) == 1, "distill.teacher", self.teacher, alone)
         if self.weights is not None:
             fits = len(self.weights) == len(self.teachers) and all(weight > 0 for weight in self.weights)
             require(fits, "distill.weights", self.weights, "give one positive number for each of distill.teacher")
-        for name in ("members", "member_epochs", "epochs", "batch_size", "generations", "finetune_epochs"):
+        for name in ("members", "member_epochs", "epochs", "batch_size", "generations"):
             require(getattr(self, name) >= 1, f"distill.{name}", getattr(self, name), "give 1 or more")
+        passes = self.finetune_epochs
+        require(passes is None or passes >= 1, "distill.finetune_epochs", passes, "give 1 or more, or null")
         require(self.workers >= 0, "distill.workers", self.workers, "give 0 (as many as fit), or 1 or more")
         fits = self.generations == 1 or "chain" in self.teachers
         require(fits, "distill.generations", self.generations, "give 1, or chain among --distill.teacher")
         rate = self.finetune_learning_rate
-        require(0 < rate < 1, "distill.finetune_learning_rate", rate, "give a number above 0, such as 0.00005")
+        require(0 < rate < 1, "distill.finetune_learning_rate", rate, "give a number above 0, such as 0.0002")
         require(0.0 <= self.sampled <= 100, "distill.sampled", self.sampled, "give 0 (none) to 100 for each real tweet")
         require(0.0 <= self.weight <= 1.0, "distill.weight", self.weight, "give a share from 0 to 1")
         require(self.temperature > 0, "distill.temperature", self.temperature, "give a positive number; 1 is as it is")

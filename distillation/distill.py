@@ -20,6 +20,7 @@ import torch
 from config.cli import run_command
 from config.schema import TEACHERS as KINDS
 from config.schema import Config
+from distillation.pretrained import PretrainedTeacher
 from distillation.report import conclusions, draw_differences, print_table
 from distillation.runs import DistillContext, TrainingRun, load_if_fresh, set_up, steps_by_train, train_once
 from distillation.teachers import Teachers, check_teachers, make_teachers, member_runs, write_tweets
@@ -29,8 +30,11 @@ from evaluation.evaluate import write_json, write_samples
 from evaluation.subject import Checkpoint
 from generate.copies import CopyCheck
 from model.checkpoint import save_checkpoint
+from model.hub import SMOLLM2, missing_packages
 from model.language_model import LanguageModel
 from model.ngram import Floats
+from model.tokenizer import NUM_TOKENS
+from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset
 from trainer.job import Objective, say
 from trainer.losses import distillation
@@ -39,9 +43,11 @@ from utils.lock import only_run
 from utils.preprocess import Corpus, Tweet, load_processed
 
 
-def student_inputs(teachers: Teachers, generation: int) -> dict[str, Any]:
+def student_inputs(teachers: Teachers | PretrainedTeacher, generation: int) -> dict[str, Any]:
     """What a student's fingerprint holds: all of `distill`, and a checksum of every checkpoint that teaches."""
     settings = teachers.context.config.distill
+    if isinstance(teachers, PretrainedTeacher):
+        return {**asdict(settings), "workers": 0, "teacher": teachers.run.fingerprint}
     paths = [Path(name) for name in settings.teachers if name not in KINDS]
     paths += [teachers.chain] if "chain" in settings.teachers else []
     files = {str(path): zlib.crc32(path.read_bytes()) for path in paths if path.is_file()}
@@ -64,7 +70,27 @@ def written_tweets(context: DistillContext, teachers: Teachers, generation: int)
     return written
 
 
-def train_student(context: DistillContext, teachers: Teachers, generation: int) -> tuple[Path, int]:
+def student_objective(context: DistillContext, teachers: Teachers, generation: int, real: TweetDataset) -> Objective:
+    """The real tweets and those the teachers wrote, with the teachers' probabilities."""
+    settings = context.config.distill
+    written = written_tweets(context, teachers, generation) if settings.sampled else []
+    dataset = TweetDataset.encode(  # only real tweets show how frequent a token is
+        [*context.corpus.train, *written],
+        context.tokenizer,
+        context.vocabulary,
+        context.config.model.block_size,
+        counted_in=real,
+    )
+    say(f"Computing the probabilities of the {teachers.name} at {dataset.num_predictions:,} positions")
+    weight = torch.full((dataset.num_predictions,), 1.0 if settings.sampled_soft else 0.0)
+    weight[: real.num_predictions] = settings.weight
+    loss = distillation(teachers.cache(dataset), weight=weight, temperature=settings.temperature)
+    return Objective(dataset, loss)
+
+
+def train_student(
+    context: DistillContext, teachers: Teachers | PretrainedTeacher, generation: int = 1
+) -> tuple[Path, int]:
     """Train the model of the settings with the teachers, who replace the n-gram of train.ngram_weight.
 
     Returns:
@@ -83,22 +109,13 @@ def train_student(context: DistillContext, teachers: Teachers, generation: int) 
     path = config.paths.checkpoints / ("student.pth" if last else f"student_{generation}.pth")
     log = config.paths.results / ("distill_metrics.jsonl" if last else f"distill_{generation}_metrics.jsonl")
 
-    def objective(real: TweetDataset) -> Objective:
-        written = written_tweets(context, teachers, generation) if settings.sampled else []
-        tweets = [*context.corpus.train, *written]
-        dataset = TweetDataset.encode(  # only real tweets show how frequent a token is
-            tweets, context.tokenizer, context.vocabulary, config.model.block_size, counted_in=real
-        )
-        say(f"Computing the probabilities of the {teachers.name} at {dataset.num_predictions:,} positions")
-        weight = torch.full((dataset.num_predictions,), 1.0 if settings.sampled_soft else 0.0)
-        weight[: real.num_predictions] = settings.weight
-        loss = distillation(teachers.cache(dataset), weight=weight, temperature=settings.temperature)
-        return Objective(dataset, loss)
-
-    fingerprint = context.fingerprint(own, distill=student_inputs(teachers, generation))
     track, models = teachers.origin()
-    planned = TrainingRun(own, context.corpus, path, log, fingerprint, {"track": track, "outside_models": models})
-    return path, train_once(context, planned, objective)
+    info = {"track": track, "outside_models": models}
+    fingerprint = context.fingerprint(own, distill=student_inputs(teachers, generation))
+    planned = TrainingRun(own, context.corpus, path, log, fingerprint, info)
+    if isinstance(teachers, PretrainedTeacher):
+        return path, train_once(context, planned, teachers.objective, vocabulary=lambda: teachers.vocabulary)
+    return path, train_once(context, planned, lambda real: student_objective(context, teachers, generation, real))
 
 
 def usual_run(context: DistillContext) -> TrainingRun:
@@ -157,27 +174,59 @@ def table_line(
 
 def checkpoint_line(context: DistillContext, path: Path, steps: int) -> tuple[dict[str, Any], Floats]:
     """`table_line` of a checkpoint, with figures of the tweets that it writes."""
-    subject, corpus = Checkpoint(path, context.device), context.corpus
+    subject = Checkpoint(path, context.device)
     model, vocabulary = subject.bundle.model, subject.bundle.vocabulary
-    val = TweetDataset.encode(corpus.val, context.tokenizer, vocabulary, model.config.block_size)
+    val = TweetDataset.encode(context.corpus.val, context.tokenizer, vocabulary, model.config.block_size)
     line, nats = table_line(model, str(path), val, track=subject.track, steps=steps)
-    if samples := write_samples(subject, context.config, context.tokenizer):
-        texts, ended = [tweet.text for tweet in corpus.val], [tweet.finished for tweet in corpus.val]
-        real = metrics.as_written(texts, ended, context.tokenizer)
-        copied = metrics.copying(samples, real, CopyCheck([tweet.text for tweet in corpus.train]))
-        line["stop_rate"] = metrics.stopping(samples, real)["stop_rate"]
-        line |= {key: copied[key] for key in ("exact_copies", "ngram8_in_train", "real_ngram8_in_train")}
-    return line, nats
+    samples = write_samples(subject, context.config, context.tokenizer)
+    return line | sample_figures(context, samples), nats
 
 
-def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
-    """Train the teachers, the students and the models without a teacher; returns the table and its verdict.
+def teacher_line(context: DistillContext, teacher: PretrainedTeacher) -> tuple[dict[str, Any], Floats]:
+    """`table_line` of a pretrained teacher, with figures of the tweets it wrote for the student."""
+    everything = Vocabulary(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
+    block_size = teacher.model.config.block_size
+    val = TweetDataset.encode(context.corpus.val, context.tokenizer, everything, block_size)
+    line, nats = table_line(teacher.model, teacher.name, val, track=teacher.origin()[0])
+    texts, ended = teacher.samples(context.config.evaluate.samples)
+    return line | sample_figures(context, metrics.as_written(texts, ended, context.tokenizer)), nats
 
-    Raises:
-        Interrupted: Ctrl-C or SIGTERM arrived; all is saved.
-        UserError: there are too few tweets, or a teacher does not fit.
-    """
-    context = set_up(config, corpus)
+
+def sample_figures(context: DistillContext, samples: list[metrics.Written]) -> dict[str, float]:
+    """How many of these tweets ended, and how many are copies; nothing if there are none."""
+    if not samples:
+        return {}
+    corpus = context.corpus
+    texts, ended = [tweet.text for tweet in corpus.val], [tweet.finished for tweet in corpus.val]
+    real = metrics.as_written(texts, ended, context.tokenizer)
+    copied = metrics.copying(samples, real, CopyCheck([tweet.text for tweet in corpus.train]))
+    kept = {key: copied[key] for key in ("exact_copies", "ngram8_in_train", "real_ngram8_in_train")}
+    return {"stop_rate": metrics.stopping(samples, real)["stop_rate"], **kept}
+
+
+Lines = dict[str, dict[str, Any]]
+Costs = dict[str, Floats]
+
+
+def with_pretrained(context: DistillContext, name: str) -> tuple[Lines, Costs]:
+    """The lines of the table where a pretrained model teaches. It is fine-tuned first, because it can write, too."""
+    teacher = PretrainedTeacher(context, name)
+    teacher.check()
+    teacher.fine_tune()
+    say(f"The teacher writes tweets already: python main.py generate --paths.checkpoint {teacher.path}")
+    lines, costs = {}, {}
+    untaught = train_untaught(context)
+    for made in ("control", "usual") if context.config.train.ngram_weight else ("control",):
+        lines[made], costs[made] = checkpoint_line(context, *untaught[made])
+    path, steps = train_student(context, teacher)
+    lines["student"], costs["student"] = checkpoint_line(context, path, steps)
+    lines["teacher"], costs["teacher"] = teacher_line(context, teacher)
+    return lines, costs
+
+
+def with_own(context: DistillContext) -> tuple[Lines, Costs]:
+    """The lines of the table where models of ours and n-grams teach."""
+    config = context.config
     check_teachers(context)
     lines, costs = {}, {}
     untaught = train_untaught(context)
@@ -199,16 +248,41 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
             )
         chain, steps = train_student(context, teachers, generation)
     lines["student"], costs["student"] = checkpoint_line(context, chain, steps)
-    num_bytes = val.num_bytes.double().numpy()
-    for name in lines.keys() - {"control"}:
-        lines[name]["against_control"] = metrics.paired_difference(costs[name], costs["control"], num_bytes)
+    return lines, costs
+
+
+def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
+    """Train the teachers, the students and the models without a teacher; returns the table and its verdict.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM arrived; all is saved.
+        UserError: there are too few tweets, or a teacher does not fit.
+    """
+    context = set_up(choose_teacher(config), corpus)
+    name = context.config.distill.pretrained
+    lines, costs = with_pretrained(context, name) if name else with_own(context)
+    num_bytes = context.dataset("val").num_bytes.double().numpy()
+    for made in lines.keys() - {"control"}:
+        lines[made]["against_control"] = metrics.paired_difference(costs[made], costs["control"], num_bytes)
     if "usual" in lines:
         lines["student"]["against_usual"] = metrics.paired_difference(costs["student"], costs["usual"], num_bytes)
     split = {key: corpus.info["split"][key] for key in ("train", "val", "hash")}
-    for name in lines:
-        lines[name]["nats"] = costs[name].tolist()  # of each validation tweet
-    result = {**lines, "split": split, "samples": config.evaluate.samples, "settings": asdict(config.distill)}
+    for made in lines:
+        lines[made]["nats"] = costs[made].tolist()  # of each validation tweet
+    settings = asdict(context.config.distill)
+    result = {**lines, "split": split, "samples": config.evaluate.samples, "settings": settings}
     return {**result, "verdict": conclusions(result)}
+
+
+def choose_teacher(config: Config) -> Config:
+    """The settings with the teacher that `auto` stands for on this machine."""
+    if config.distill.teachers != ["auto"]:
+        return config
+    teacher: list[str] | str = SMOLLM2
+    if missing := missing_packages():
+        teacher = ["ensemble", "ngram"]
+        say(f"An ensemble teaches. A pretrained teacher is much better: `make distill` installs it ({missing})")
+    return replace(config, distill=replace(config.distill, teacher=teacher))
 
 
 def run(config: Config, arguments: Namespace) -> None:

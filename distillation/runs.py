@@ -14,8 +14,11 @@ from typing import Any
 import torch
 
 from config.schema import Config, UserError
+from export.folder import save_folder
+from model.causal_lm import CausalLM
 from model.checkpoint import config_from_dict, load_bundle, load_checkpoint, save_checkpoint
 from model.device import choose_device
+from model.folder import read_info
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset
@@ -74,8 +77,8 @@ def set_up(config: Config, corpus: Corpus) -> DistillContext:
 
 
 def load_if_fresh(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The checkpoint at `path`, if there is one and it has this fingerprint."""
-    content = load_checkpoint(path) if path.is_file() else {}
+    """The checkpoint at `path`, if there is one and it has this fingerprint. Of a folder, `info` alone is returned."""
+    content = load_checkpoint(path) if path.is_file() else {"info": read_info(path)}
     return content if content.get("info", {}).get("fingerprint") == fingerprint else None
 
 
@@ -128,12 +131,19 @@ def steps_if_made(context: DistillContext, planned: TrainingRun) -> int | None:
 
 
 def train_once(
-    context: DistillContext, planned: TrainingRun, objective: Callable[[TweetDataset], Objective] | None = None
+    context: DistillContext,
+    planned: TrainingRun,
+    objective: Callable[[TweetDataset], Objective] | None = None,
+    *,
+    vocabulary: Callable[[], Vocabulary] | None = None,
+    pretrained: Callable[[], CausalLM] | None = None,
 ) -> int:
     """Make the model unless it is there, or finish an interrupted run; returns the steps it was trained.
 
     Args:
         objective: see trainer.job.prepare; None: the tweets, with the loss of the settings.
+        vocabulary: makes that of the model; None: the context's, or GPT-2's whole one if the settings ask for it.
+        pretrained: makes the model to fine-tune, which is kept as a folder; None: a GPT of the settings.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM arrived; the run is saved.
@@ -146,8 +156,16 @@ def train_once(
     state = load_checkpoint(last)["state"] if resume else None
     records = RunLog(planned.log, keep=records_until(state) if state else None)
     config = replace(planned.config, train=replace(planned.config.train, resume=resume, sample_every=0))
-    vocabulary = None if config.model.vocabulary == "full" else context.vocabulary
-    job = prepare(config, planned.corpus, vocabulary=vocabulary, folder=folder, log=records, objective=objective)
+    own = None if config.model.vocabulary == "full" else vocabulary() if vocabulary else context.vocabulary
+    job = prepare(
+        config,
+        planned.corpus,
+        vocabulary=own,
+        folder=folder,
+        log=records,
+        objective=objective,
+        pretrained=pretrained() if pretrained else None,
+    )
     trainer = Trainer(job)
     if resume:
         trainer.resume()
@@ -159,7 +177,11 @@ def train_once(
         raise Interrupted(INTERRUPTED) from None
     content = load_checkpoint(folder / "best_model.pth")
     content["info"] |= {**planned.info, "fingerprint": planned.fingerprint, "steps": trainer.state.step}
-    save_checkpoint(planned.path, content)
+    if isinstance(job.model, CausalLM):
+        job.model.load_state_dict(content["model"])
+        save_folder(planned.path, job.model, context.tokenizer, content["info"])
+    else:
+        save_checkpoint(planned.path, content)
     shutil.rmtree(folder)
     context.made.add(planned.path)
     return trainer.state.step

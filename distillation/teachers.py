@@ -1,4 +1,6 @@
-"""The teachers of `distill`: models of our own, fine-tuned GPT-2s and a Kneser-Ney n-gram, alone or mixed.
+"""Teachers that know the tweets alone: models of our own and a Kneser-Ney n-gram, alone or mixed.
+
+A pretrained model teaches alone (distillation/pretrained.py).
 
 On a real training tweet a teacher that was trained on it is a poor teacher: it predicts the tweet almost word for word.
 So there the n-gram teaches alone, with the tweet's own counts left out; without an n-gram, all teach. The tweets that
@@ -6,20 +8,17 @@ the teachers wrote were in no training set: there all teach.
 """
 
 import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from config.schema import TEACHERS as KINDS
 from config.schema import UserError
-from distillation.runs import DistillContext, TrainingRun, train_once
+from distillation.runs import DistillContext, TrainingRun
 from distillation.teacher_cache import TeacherCache, cache_hidden_states
 from distillation.workers import train_all
 from evaluation.tracks import highest, origin
-from export.pretrained import load_pretrained
 from generate.copies import CopyCheck
 from generate.generate import generate
 from model.checkpoint import Bundle, load_bundle
@@ -111,13 +110,11 @@ def check_teachers(context: DistillContext) -> None:
     """Refuse a teacher that does not fit, before anything is trained.
 
     Raises:
-        UserError: a checkpoint or a GPT-2 of `distill.teacher` is missing or does not fit.
+        UserError: a checkpoint of `distill.teacher` is missing or does not fit.
     """
     for name in context.config.distill.teachers:
         if name.endswith((".pth", ".pt")):
             load_teacher(context, Path(name))
-        elif name not in KINDS:
-            check_pretrained(context, name)
 
 
 def make_teachers(context: DistillContext, chain: Path) -> Teachers:
@@ -138,8 +135,6 @@ def make_teachers(context: DistillContext, chain: Path) -> Teachers:
             groups.append(ensemble_group(context, weights[name]))
         elif name.endswith((".pth", ".pt")):
             groups.append(Group(Path(name).stem, [load_teacher(context, Path(name))], weights[name]))
-        elif name not in KINDS:
-            groups.append(Group(Path(name).name, [fine_tuned(context, name)], weights[name]))
     ngram = None
     if "ngram" in names:
         ngram = NGram.fit(framed_ids(context.corpus.train, context.tokenizer), NGRAM_ORDER)
@@ -184,45 +179,11 @@ def load_teacher(context: DistillContext, path: Path) -> Bundle:
     return bundle
 
 
-def check_pretrained(context: DistillContext, name: str) -> None:
-    """Refuse a Hugging Face folder or name that can't be fine-tuned, before anything is trained.
-
-    Raises:
-        UserError: there is no such GPT-2, or its context is shorter than the student's.
-    """
-    try:
-        found = load_pretrained(replace(context.config.model, init_from=name), context.tokenizer)
-    except UserError as error:
-        hint = "; without network, give a folder" if "nor to be had" in str(error) else ""
-        raise UserError(str(error).replace("model.init_from", "distill.teacher", 1) + hint) from None
-    check_context(context, name, found.config.block_size)
-
-
 def check_context(context: DistillContext, name: str, length: int) -> None:
     """Refuse a teacher whose context of `length` tokens is shorter than the student's."""
     needed = context.config.model.block_size
     if length < needed:
         raise UserError(f"distill.teacher {name} reads {length} tokens, the student {needed}: lower model.block_size")
-
-
-def fine_tuned(context: DistillContext, name: str) -> Bundle:
-    """A GPT-2 of Hugging Face with all its 50,257 tokens, fine-tuned on the training tweets; its best epoch is kept."""
-    config, settings = context.config, context.config.distill
-    recipe = replace(
-        config.train,
-        epochs=settings.finetune_epochs,
-        learning_rate=settings.finetune_learning_rate,
-        output_dropout=0.0,
-        unk_replacement=0.0,
-        ngram_weight=0.0,
-    )
-    model = replace(config.model, init_from=name, vocabulary="full", dropout=0.1, output_bias=False)
-    own = replace(config, train=recipe, model=model)
-    slug = "".join(letter if letter.isalnum() else "_" for letter in name) + f"_{zlib.crc32(name.encode()):08x}"
-    path = config.paths.checkpoints / "teachers" / f"{slug}.pth"
-    log = config.paths.results / "teachers" / f"{slug}.jsonl"
-    train_once(context, TrainingRun(own, context.corpus, path, log, context.fingerprint(own)))
-    return load_bundle(path, context.device)
 
 
 def write_tweets(teachers: Teachers, count: int) -> list[Tweet]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from config.cli import parse
 from config.schema import Config
-from model.transformer import Block
+from model.transformer import GPT, Block
 from trainer.job import prepare
 from trainer.train import Trainer
 from utils.files import atomic_write
@@ -47,6 +47,7 @@ def train_variant(config: Config, corpus: Corpus, *, activation: Any, skips: boo
     """Bits per byte on the validation tweets before training and after each epoch."""
     job = prepare(replace(config, model=replace(config.model, activation=activation)), corpus)
     if not skips:
+        assert isinstance(job.model, GPT)
         for block in job.model.h:
             block.__class__ = WithoutSkips
     Trainer(job).fit()

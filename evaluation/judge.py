@@ -18,8 +18,9 @@ import torch
 
 from config.schema import UserError
 from evaluation.fine_tune import FineTuning, fine_tune
-from evaluation.huggingface import SMOLLM2, HuggingFace
+from evaluation.huggingface import HuggingFace
 from evaluation.matching import excess, scaled
+from model.hub import SMOLLM2
 from model.ngram import Floats
 from utils.preprocess import Tweet
 

@@ -6,8 +6,6 @@ Shapes: B texts, T new tokens, S tokens in all (those in the cache and the new o
 import torch
 from torch import Tensor
 
-from config.schema import ModelConfig
-
 
 class Cache:
     """Keys and values of a batch of texts. With them, one more token of a text costs one step and not a new pass.
@@ -17,8 +15,18 @@ class Cache:
     never used, and is overwritten.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (config.n_layer, 2, batch_size, config.block_size, config.n_head, config.n_embd // config.n_head)
+    def __init__(
+        self,
+        batch_size: int,
+        *,
+        n_layer: int,
+        block_size: int,
+        heads: int,
+        head_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        shape = (n_layer, 2, batch_size, block_size, heads, head_size)
         self.store = torch.zeros(shape, device=device, dtype=dtype)  # layer, key or value, B, S, H, D
         self.lengths = [0] * batch_size
 

@@ -14,6 +14,7 @@ from typing import Any, Generic
 
 import torch
 import yaml
+from torch import nn
 from typing_extensions import TypeVar
 
 from config.cli import CONFIG_FILE
@@ -136,7 +137,7 @@ def load_bundle(path: Path, device: torch.device) -> Bundle:
     return Bundle(model.eval().to(device), tokenizer, vocabulary, config, content["info"])
 
 
-def model_content(model: GPT, vocabulary: Vocabulary, config: Config, info: dict[str, Any]) -> dict[str, Any]:
+def model_content(model: nn.Module, vocabulary: Vocabulary, config: Config, info: dict[str, Any]) -> dict[str, Any]:
     """The part of a checkpoint that `load_bundle` reads."""
     return {
         "model": model.state_dict(),

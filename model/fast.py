@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from config.schema import Config
 from model.cache import Cache
+from model.causal_lm import CausalLM
 from model.device import compile_blocks
 from model.ensemble import Ensemble
 from model.language_model import LanguageModel
@@ -24,6 +25,7 @@ FEW = 8  # rows of a matrix product; with more of them torch itself uses all cor
 LARGE = 1 << 17  # numbers in a weight matrix; with fewer, sharing the product costs more time than it saves
 LEVELS = 1 << 8  # a dropout probability is a multiple of 1 / LEVELS on a CPU
 Pair = tuple[Tensor, Tensor]  # weight and bias
+Trainable = GPT | CausalLM
 
 
 class Layer(NamedTuple):
@@ -181,7 +183,7 @@ def shape_multiple(config: Config, dtype: torch.dtype) -> int:
     return 2 if dtype == torch.bfloat16 and config.model.block_size % 2 == 0 else 1
 
 
-def for_training(model: GPT, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> GPT:
+def for_training(model: Trainable, device: torch.device, dtype: torch.dtype, *, compiled: bool) -> Trainable:
     """Move the model to `device` and change it in place so that a training step takes less time.
 
     The parameters keep their values and names.
@@ -193,6 +195,8 @@ def for_training(model: GPT, device: torch.device, dtype: torch.dtype, *, compil
     Raises:
         UserError: there is no C++ compiler, which torch.compile needs.
     """
+    if not isinstance(model, GPT):
+        return model.to(device)
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:

@@ -139,15 +139,28 @@ class GPT(nn.Module):
         hidden: Tensor = self.ln_f(x)
         return hidden
 
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix (V, C) of the head: the embedding."""
+        return self.wte.weight
+
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) from hidden states (..., C): a token's logit is its embedding times the hidden state."""
-        logits = F.linear(hidden, self.wte.weight)
+        logits = F.linear(hidden, self.head_weight)
         return logits if self.head_bias is None else logits + self.head_bias
 
     def new_cache(self, batch_size: int) -> Cache:
         """An empty cache for `batch_size` texts, on the model's device."""
-        weight = self.wte.weight
-        return Cache(self.config, batch_size, device=weight.device, dtype=weight.dtype)
+        config, weight = self.config, self.wte.weight
+        return Cache(
+            batch_size,
+            n_layer=config.n_layer,
+            block_size=config.block_size,
+            heads=config.n_head,
+            head_size=config.n_embd // config.n_head,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
 
     def num_parameters(self) -> int:
         """Number of parameters. The weights that embedding and head share are counted once."""

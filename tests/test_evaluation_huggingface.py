@@ -16,6 +16,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 from config.schema import Config, UserError
 from evaluation import huggingface
 from evaluation.huggingface import HuggingFace
+from model import hub
 from model.tokenizer import END, load_tokenizer
 from tests.tiny_peer import make_model, make_peer
 from utils.preprocess import Tweet
@@ -128,14 +129,14 @@ def test_a_tokenizer_that_changes_the_text_gives_a_note(tmp_path: Path) -> None:
 
 
 def test_without_network_a_name_is_one_quick_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface, "hub_answers", lambda: False)
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
     with pytest.raises(UserError, match=r"nobody/nothing: neither a file or folder here.*can't be reached"):
         HuggingFace("nobody/nothing", CPU)
 
 
 def test_the_hub_answers_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # the port that discards
-    assert not huggingface.hub_answers()
+    assert not hub.hub_answers()
 
 
 def test_bad_folders_get_one_clear_line(tmp_path: Path, peer: tuple[Path, GPT2LMHeadModel]) -> None:

@@ -17,12 +17,13 @@ from config.cli import parse
 from config.schema import Config, UserError
 from evaluation.evaluate import NO_JUDGE, evaluate, for_json
 from evaluation.fine_tune import FineTuning, fine_tune
-from evaluation.huggingface import HuggingFace, smollm2_file
+from evaluation.huggingface import HuggingFace
 from evaluation.judge import Judgement, fluency_gap, judge_lists, open_judge, voice
 from evaluation.sound import other_writer, reverse_ngram, shuffled
 from evaluation.tables import make_sections
 from evaluation.tracks import MODEL, TEXT, TWEETS, origin_of
 from model.checkpoint import Bundle, load_checkpoint, save_checkpoint
+from model.hub import smollm2_file
 from model.tokenizer import load_tokenizer
 from tests.tiny_peer import make_model, make_peer
 from utils.preprocess import Corpus, Tweet, load_processed

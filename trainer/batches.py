@@ -104,6 +104,7 @@ class TweetDataset:
         finished: (tweets,) whether the text is complete and so has an end mark after it.
         counted_in: the dataset in which it is counted which tokens occur once; None: this one. Its texts must be the
             first texts of this dataset.
+        epochs_per_pass: epochs that together read every example once: 2 for a model that is validated twice a pass.
     """
 
     tokens: Tokens
@@ -115,6 +116,7 @@ class TweetDataset:
     num_bytes: Tensor
     finished: Tensor
     counted_in: "TweetDataset | None" = None
+    epochs_per_pass: int = 1
 
     @classmethod
     def encode(
@@ -211,6 +213,10 @@ class TweetDataset:
         """All examples in batches of similar length, each as the numbers of its examples. For evaluation."""
         return list(self.lengths.argsort(stable=True).split(batch_size))
 
+    def num_steps(self, batch_size: int, epochs: int) -> int:
+        """The number of steps in so many epochs."""
+        return -(-len(self) // batch_size) * epochs // self.epochs_per_pass
+
     def epoch(self, batch_size: int, *, seed: int, number: int, unk_rate: float) -> Epoch:
         """Epoch `number`: steps in random order, each with examples of similar length.
 
@@ -218,11 +224,13 @@ class TweetDataset:
             batch_size: examples in a step.
             unk_rate: the share of the tokens that occur once which are replaced by UNK ids.
         """
+        first, last = (self.num_steps(batch_size, number % self.epochs_per_pass + more) for more in (0, 1))
+        number //= self.epochs_per_pass
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         order = torch.randperm(len(self), generator=generator)
         pools = [pool[self.lengths[pool].argsort(stable=True)] for pool in order.split(batch_size * POOL)]
         groups = [group for pool in pools for group in pool.split(batch_size)]
-        steps = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
+        steps = [groups[i] for i in torch.randperm(len(groups), generator=generator)[first:last].tolist()]
         generator.manual_seed(seed * 1_000_003 + number + 500_000)
         return Epoch(self, steps, *self.singleton_unk_replacement(unk_rate, generator))
 

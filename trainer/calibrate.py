@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from config.schema import Config
+from model.fast import Trainable
 from model.ngram import NGram
 from model.tokenizer import NUM_TOKENS, Tokenizer
-from model.transformer import GPT
 from model.vocabulary import SHAPES, Vocabulary, shapes_of
 from trainer.batches import TweetDataset
 from utils.preprocess import Tweet
@@ -42,7 +42,7 @@ class Calibration:
     contexts: TweetDataset
 
     @torch.no_grad()
-    def offsets(self, model: GPT) -> Tensor:
+    def offsets(self, model: Trainable) -> Tensor:
         """The numbers (V,) to add to the output bias. The model is not changed."""
         found = self.shares(model)
         there = found.mean(0) > 0
@@ -56,7 +56,7 @@ class Calibration:
                 break
         return offsets[self.kinds]
 
-    def shares(self, model: GPT) -> Tensor:
+    def shares(self, model: Trainable) -> Tensor:
         """The probability of each kind at each position of `contexts`, (N, KINDS)."""
         device, kinds, parts = model.wte.weight.device, self.kinds, []
         for examples in self.contexts.in_order(64):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.transformer import GPT
+from model.fast import Trainable
 
 Loss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # of trainer/losses.py
 MULTIPLE = 64  # sizes of matrix products are padded to a multiple of this
@@ -75,12 +75,12 @@ class FusedLoss(torch.autograd.Function):
         return hidden_grad, weight_grad, None if bias_grad is None else bias_grad * grad, *[None] * 4
 
 
-def fused_loss(model: GPT, hidden: Tensor, targets: Tensor, index: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+def fused_loss(model: Trainable, hidden: Tensor, targets: Tensor, index: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
     """`loss` of the model's logits and the nats of the targets, in the number format of the enclosing autocast."""
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     with torch.autocast(kind, enabled=False):
-        head = hidden.float(), model.wte.weight, model.head_bias
+        head = hidden.float(), model.head_weight, model.head_bias
         found: tuple[Tensor, Tensor]
         found = FusedLoss.apply(*head, loss, targets, index, dtype)  # type: ignore[no-untyped-call]
     return found
@@ -105,12 +105,12 @@ def use_fused_loss(dtype: torch.dtype, device: torch.device, logits: int) -> boo
     return device.type == "cpu" and (dtype == torch.bfloat16 or logits > MANY)
 
 
-def padded_head(model: GPT, hidden: Tensor) -> Tensor:
+def padded_head(model: Trainable, hidden: Tensor) -> Tensor:
     """Logits (N, V) as GPT.head, with the number of outputs padded to a multiple of MULTIPLE for the product.
 
     On an H200 the head of GPT-2's 50,257 tokens takes three times as long as that of 50,304 (benchmarks/README.md).
     """
-    vocab_size = model.wte.num_embeddings
-    weight = F.pad(model.wte.weight, (0, 0, 0, -vocab_size % MULTIPLE))
+    vocab_size = len(model.head_weight)
+    weight = F.pad(model.head_weight, (0, 0, 0, -vocab_size % MULTIPLE))
     logits = F.linear(hidden, weight)[:, :vocab_size]
     return logits if model.head_bias is None else logits + model.head_bias

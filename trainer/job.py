@@ -12,6 +12,7 @@ from torch import Tensor
 
 from config.schema import Config
 from export.pretrained import carry_over, load_pretrained
+from model.causal_lm import CausalLM
 from model.checkpoint import load_checkpoint
 from model.device import choose_device, precision
 from model.ngram import NGram, leave_one_out
@@ -59,7 +60,7 @@ class Job:
     """
 
     config: Config
-    model: GPT
+    model: GPT | CausalLM
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     train: TweetDataset
@@ -83,6 +84,7 @@ def prepare(
     log: RunLog | None = None,
     ranks: Ranks = SINGLE_PROCESS,
     objective: Callable[[TweetDataset], Objective] | None = None,
+    pretrained: CausalLM | None = None,
 ) -> Job:
     """A Job: tokenizer, vocabulary, an untrained model, and an n-gram model as baseline and teacher.
 
@@ -93,6 +95,7 @@ def prepare(
         folder, log: where to write checkpoints and measurements; None: as in the settings, and a run.json as well.
         ranks: the processes that train together; only rank 0 writes files.
         objective: makes dataset and loss from the training tweets; None: the tweets, with the loss of the settings.
+        pretrained: a model of `transformers` to train, with all of GPT-2's tokens; None: a GPT of the settings.
     """
     # long: it makes each part of a Job once, in the order in which they depend on each other
     device, tokenizer = choose_device(config.machine), load_tokenizer(config.model.tokenizer)
@@ -106,8 +109,8 @@ def prepare(
         TweetDataset.from_tokens(tokens, tokenizer, vocabulary, config.model.block_size)
         for tokens in (train_tokens, val_tokens)
     )
-    model = fresh_model(config, train)
-    if start:
+    model = pretrained or fresh_model(config, train)
+    if start and isinstance(model, GPT):
         carry_over(start, model, vocabulary)
     ngram = count_ngram(train_tokens)
     calibration = calibration_of(config, train_tokens, ngram, vocabulary, tokenizer)
@@ -125,7 +128,9 @@ def prepare(
         split_hash=corpus.info["split"]["hash"],
         device=device,
         ranks=ranks,
-        subword_groups=None if start else subword_groups_for(config, train, tokenizer, distilled=objective is not None),
+        subword_groups=None
+        if start or pretrained
+        else subword_groups_for(config, train, tokenizer, distilled=objective is not None),
         calibration=calibration,
         loss=chosen.loss,
     )

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.fast import Trainable
 from model.soft_targets import SoftTargets
-from model.transformer import GPT
 from trainer.batches import Batch
 from trainer.fused_loss import fused_loss, padded_head, use_fused_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-BatchLoss = Callable[[GPT, Tensor, Batch], tuple[Tensor, Tensor]]
+BatchLoss = Callable[[Trainable, Tensor, Batch], tuple[Tensor, Tensor]]
 
 
 def with_head(loss: Loss, dtype: torch.dtype, device: torch.device, *, logits: int) -> BatchLoss:
@@ -27,13 +27,13 @@ def with_head(loss: Loss, dtype: torch.dtype, device: torch.device, *, logits: i
     this many logits.
     """
 
-    def plain(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def plain(model: Trainable, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return loss(model.head(hidden).float(), batch.targets, batch.index)
 
-    def fused(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def fused(model: Trainable, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return fused_loss(model, hidden, batch.targets, batch.index, loss)
 
-    def padded(model: GPT, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def padded(model: Trainable, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return loss(padded_head(model, hidden).float(), batch.targets, batch.index)
 
     if use_fused_loss(dtype, device, logits):
@@ -80,17 +80,21 @@ class SoftCrossEntropy(torch.autograd.Function):
         return result.scatter_add_(1, ids, -probs * scale), None, None, None, None, None
 
 
-def soft_cross_entropy(teacher: SoftTargets, *, weight: float) -> Loss:
+def soft_cross_entropy(teacher: SoftTargets, *, weight: float | Tensor) -> Loss:
     """(1 - weight) cross-entropy + weight KL(teacher || student), a mean over tokens.
 
     The teacher's entropy is left out: it is a constant, so the gradient is the same.
+
+    Args:
+        weight: the same for all, or (N,) one for each position of the dataset.
     """
+    shares = torch.as_tensor(weight, dtype=torch.float32).expand(len(teacher))
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        soft = teacher.probs[index]
+        soft, share = teacher.probs[index], shares[index.cpu()].to(logits.device)
         ids = torch.cat([teacher.ids[index].long(), targets[:, None]], 1)
-        probs = torch.cat([weight * soft, torch.full_like(soft[:, :1], 1.0 - weight)], 1)
-        tail = weight * teacher.tail[index]
+        probs = torch.cat([share[:, None] * soft, 1.0 - share[:, None]], 1)
+        tail = share * teacher.tail[index]
         found: tuple[Tensor, Tensor]
         found = SoftCrossEntropy.apply(logits, targets, ids, probs, tail, teacher.base)  # type: ignore[no-untyped-call]
         return found

@@ -8,7 +8,7 @@ import torch
 
 from config.schema import RENAMED, UserError
 from model.checkpoint import load_checkpoint, model_content, save_checkpoint
-from model.transformer import GPT
+from model.fast import Trainable
 from trainer.job import Job, say
 from trainer.score import Scores
 
@@ -33,7 +33,7 @@ class State:
     rate_changed: bool = False  # whether the run was resumed with another learning rate
 
 
-def save_best(job: Job, model: GPT, state: State, scores: Scores) -> None:
+def save_best(job: Job, model: Trainable, state: State, scores: Scores) -> None:
     """Save the model as it was validated, with the scores of this epoch."""
     info = {
         "epoch": state.epoch,
@@ -48,7 +48,7 @@ def save_best(job: Job, model: GPT, state: State, scores: Scores) -> None:
         save_checkpoint(job.folder / "best_model.pth", model_content(model, job.vocabulary, job.config, info))
 
 
-def save_last(job: Job, model: GPT, optimizer: torch.optim.Optimizer, state: State) -> None:
+def save_last(job: Job, model: Trainable, optimizer: torch.optim.Optimizer, state: State) -> None:
     """Save the current state of the run."""
     run = {
         "model": model.state_dict(),
@@ -63,7 +63,7 @@ def save_last(job: Job, model: GPT, optimizer: torch.optim.Optimizer, state: Sta
         save_checkpoint(job.folder / "last_model.pth", run)
 
 
-def load_last(job: Job, model: GPT, optimizer: torch.optim.Optimizer) -> State:
+def load_last(job: Job, model: Trainable, optimizer: torch.optim.Optimizer) -> State:
     """Load the saved run into model, optimizer and random generator, and return its state.
 
     Raises:

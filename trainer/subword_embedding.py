@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from model.fast import Trainable
 from model.tokenizer import Tokenizer
-from model.transformer import GPT
 from model.vocabulary import Vocabulary
 
 SUFFIXES = (b"ing", b"ers", b"er", b"ed", b"es", b"ly", b"s", b"e", b"y")  # that are removed to get a stem
@@ -145,15 +145,18 @@ def shape(token: bytes) -> bytes:
     return token
 
 
-def add_subword_features(model: GPT, subword_groups: SubwordGroups) -> None:
+def add_subword_features(model: Trainable, subword_groups: SubwordGroups) -> None:
     """Make the embedding of an untrained model a sum of own and shared vectors; see `SubwordEmbedding`."""
     with torch.no_grad():
         model.wte.weight.mul_(STD / 0.02)
     parametrize.register_parametrization(model.wte, "weight", SubwordEmbedding(subword_groups, model.config.n_embd))
 
 
-def merged_state_dict(model: GPT) -> dict[str, Tensor]:
-    """The weights of a model under the names of a plain GPT. The vectors of each embedding are added."""
+def merged_state_dict(model: Trainable) -> dict[str, Tensor]:
+    """The weights of a model under the names of a plain one. The vectors of each embedding are added."""
+    if not parametrize.is_parametrized(model.wte):
+        plain: dict[str, Tensor] = model.state_dict()
+        return plain
     return {
         **{name: value for name, value in model.state_dict().items() if ".parametrizations." not in name},
         "wte.weight": model.wte.weight.detach(),

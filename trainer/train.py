@@ -62,7 +62,7 @@ class Trainer:
         self.loss = with_head(job.loss, self.dtype, job.device, logits=tokens * job.vocabulary.vocab_size)
         self.output_dropout = Dropout(self.config.output_dropout)
         self.optimizer = make_optimizer(self.model, self.config)
-        self.total_steps = math.ceil(len(job.train) / self.config.batch_size) * self.config.epochs
+        self.total_steps = job.train.num_steps(self.config.batch_size, self.config.epochs)
         self.part_size = examples_at_once(job.config, job.ranks.size)
         self.pad_to_multiple_of = shape_multiple(job.config, self.dtype)
         self.saved_at = time.perf_counter()
@@ -190,8 +190,9 @@ class Trainer:
             save_best(self.job, self.kept, state, scores)
         state.stopped_early = state.epoch - state.best_epoch >= self.config.patience
         self.record(scores)
+        passes = state.epoch / self.job.train.epochs_per_pass
         self.progress.say(
-            f"[Epoch {state.epoch}] Train Loss: {state.epoch_nats / state.epoch_tokens:.4f} | "
+            f"[Epoch {passes:g}] Train Loss: {state.epoch_nats / state.epoch_tokens:.4f} | "
             f"Val Loss: {scores.nats_per_token:.4f} | Val bits/byte: {scores.bits_per_byte:.4f}"
             + (" *" if better else "")
         )

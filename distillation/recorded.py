@@ -1,0 +1,85 @@
+"""A teacher's probabilities, recorded at the places where it was asked, and as targets for a student.
+
+Of each distribution the TOP_K likeliest tokens are kept, always with the end mark, and what is left is spread over all
+other tokens by how frequent they are. The end mark is never part of that rest: a thousandth of it at every place would
+end a tenth of the tweets too early.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.soft_targets import SoftTargets
+from model.tokenizer import END
+from model.vocabulary import Vocabulary
+
+TOP_K = 100  # tokens kept of each distribution: 600 bytes
+RECORD = np.dtype([("ids", "<u2", (TOP_K,)), ("probs", "<f2", (TOP_K,))])  # of one place, in a file
+RARE = 1e-9  # the end mark's part of the rest
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The likeliest GPT-2 tokens at n places.
+
+    Attributes:
+        ids: (n, k) uint16 GPT-2 ids, the end mark among them.
+        probs: (n, k) float16 their probabilities.
+    """
+
+    ids: NDArray[np.uint16]
+    probs: NDArray[np.float16]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, logits: Tensor) -> "Recorded":
+        """From logits (n, 50257)."""
+        top, ids = logits.topk(min(TOP_K, logits.shape[1]), dim=-1)
+        normaliser = logits.logsumexp(-1, keepdim=True)
+        absent = ~(ids == END).any(-1)
+        ids[:, -1] = torch.where(absent, END, ids[:, -1])
+        top[:, -1] = torch.where(absent, logits[:, END], top[:, -1])
+        probs = (top - normaliser).exp()
+        return cls(ids.cpu().numpy().astype(np.uint16), probs.cpu().numpy().astype(np.float16))
+
+    @classmethod
+    def join(cls, parts: Sequence["Recorded"]) -> "Recorded":
+        """The places of all parts, one after another."""
+        return cls(np.concatenate([part.ids for part in parts]), np.concatenate([part.probs for part in parts]))
+
+    def at(self, place: int) -> "Recorded":
+        """One place."""
+        return Recorded(self.ids[place : place + 1], self.probs[place : place + 1])
+
+    def targets(self, vocabulary: Vocabulary, base: Tensor) -> SoftTargets:
+        """The same as targets over the ids of a student.
+
+        Args:
+            base: (V,) how the rest is spread; see `spread_of`.
+        """
+        ids = vocabulary.id_of[torch.from_numpy(self.ids.astype(np.int64))]
+        probs = torch.from_numpy(self.probs.astype(np.float32))
+        order = ids.argsort(-1)
+        ids, probs = ids.gather(-1, order), probs.gather(-1, order)
+        first = torch.ones_like(ids, dtype=torch.bool)  # of equal ids, which tokens that share an id have
+        first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        covered = base[ids] * first
+        tail = (1.0 - probs.sum(-1)).clamp(min=0.0) / (1.0 - covered.sum(-1)).clamp(min=RARE)
+        probs -= tail[:, None] * covered
+        probs += ((1.0 - tail - probs.sum(-1)) / probs.shape[1])[:, None]  # float16 has rounded them
+        return SoftTargets(ids.int(), probs, tail, base)
+
+
+def spread_of(counts: Tensor, end: int) -> Tensor:
+    """The distribution (V,) of the rest: that of a student's ids with these counts (V,), hardly ever the end mark."""
+    base = counts.double() + 0.5
+    base[end] = 0.0
+    base /= base.sum()
+    base[end] = RARE
+    return (base / base.sum()).float()

@@ -1,0 +1,108 @@
+"""New tweets by a pretrained teacher, with what it expected at every place of them.
+
+Many tweets are written side by side. A place where a tweet ends is taken by the next one at once: its length in the
+cache becomes 0, and it begins with the end mark. So nothing is copied, and the products of matrices stay large.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillation.recorded import Recorded
+from model.causal_lm import CausalLM
+from model.tokenizer import END, Tokenizer
+
+SIDE_BY_SIDE = 256  # tweets that are written at the same time
+AT_ONCE = 16  # of them whose logits are looked at together: they fit a CPU's cache
+
+
+@dataclass
+class Draft:
+    """A tweet by the teacher.
+
+    Attributes:
+        ids: GPT-2 ids, the end mark last if it ended.
+        expected: what the teacher expected at each of them.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    expected: list[Recorded] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its end mark."""
+        return self.ids[-1:] == [END]
+
+    def text(self, tokenizer: Tokenizer) -> str:
+        """The text, without the end mark."""
+        return tokenizer.decode(index for index in self.ids if index != END)
+
+
+@torch.inference_mode()
+def write_drafts(
+    model: CausalLM, count: int, *, max_new_tokens: int, seed: int, step: Callable[[int], None] = lambda _: None
+) -> list[Draft]:
+    """`count` tweets at temperature 1, without any cut. Those that did not end within `max_new_tokens` are cut off.
+
+    Args:
+        step: is called after each step with the number of tweets that are finished.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    width, device = min(SIDE_BY_SIDE, count), model.wte.weight.device
+    cache, drafts = model.new_cache(width), [Draft() for _ in range(count)]
+    slots, begun = list(range(width)), width  # which draft each place holds
+    while slots:
+        last = [drafts[number].ids[-1] if drafts[number].ids else END for number in slots]
+        hidden = model.trunk(torch.tensor(last, device=device)[:, None], cache)[:, -1]
+        ids, expected = sample(model, hidden, torch.rand(len(slots), generator=generator))
+        finished = []
+        for place, number in enumerate(slots):
+            draft = drafts[number]
+            draft.ids.append(ids[place])
+            draft.expected.append(expected.at(place))
+            if not draft.ended and len(draft.ids) < max_new_tokens:
+                continue
+            if begun < count:
+                slots[place], begun = begun, begun + 1
+                cache.lengths[place] = 0
+            else:
+                finished.append(place)
+        for place in reversed(finished):  # the last one takes its place, in the cache as well
+            cache.drop(place)
+            slots[place] = slots[-1]
+            slots.pop()
+        step(begun - len(slots))
+    return drafts
+
+
+def sample(model: CausalLM, hidden: Tensor, uniform: Tensor) -> tuple[list[int], Recorded]:
+    """One GPT-2 id for each hidden state (B, C), drawn with its number of `uniform` (B,); and what was expected."""
+    logits = model.head(hidden)
+    drawn, parts = [], []
+    for chunk, numbers in zip(logits.split(AT_ONCE), uniform.split(AT_ONCE), strict=True):
+        found = Recorded.of(chunk.float())
+        parts.append(found)
+        edges = np.cumsum(found.probs.astype(np.float64), axis=1)
+        for row, number in enumerate(numbers.tolist()):
+            place = int(np.searchsorted(edges[row], number, side="right"))
+            drawn.append(
+                int(found.ids[row, place])
+                if place < edges.shape[1]
+                else other(chunk[row].float(), found, row, number - edges[row, -1])
+            )
+    return drawn, Recorded.join(parts)
+
+
+def other(logits: Tensor, found: Recorded, row: int, above: float) -> int:
+    """The token at `above` in the cumulative distribution of the tokens that were not kept."""
+    probs = logits.softmax(-1).double()
+    probs[torch.from_numpy(found.ids[row].astype(np.int64))] = 0.0
+    edges = probs.cumsum(-1)
+    return int(
+        torch.searchsorted(edges, torch.tensor(min(above, float(edges[-1])), dtype=edges.dtype), right=True).clamp(
+            max=len(probs) - 1
+        )
+    )
