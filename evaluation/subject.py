@@ -12,7 +12,7 @@ from config.schema import GenerateConfig, PathsConfig, UserError
 from evaluation.huggingface import HuggingFace
 from evaluation.tracks import origin
 from generate.generate import generate
-from model.checkpoint import load_bundle
+from model.folder import INFO_FILE, load_model
 from model.language_model import LanguageModel
 from trainer.batches import TweetDataset
 from trainer.score import Scores, score
@@ -51,17 +51,17 @@ class Subject(Protocol):
 
 
 class Checkpoint:
-    """A checkpoint of ours.
+    """A checkpoint of ours, or a teacher that `distill` fine-tuned.
 
     Raises:
-        UserError: see `model.checkpoint.load_bundle`.
+        UserError: see `model.folder.load_model`.
     """
 
     kind = "checkpoint"
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.name = str(path)
-        self.bundle = load_bundle(path, device)
+        self.bundle = load_model(path, device)
         self.split_hash: str | None = self.bundle.info.get("split_hash")
         self.notes = [] if self.split_hash else ["the checkpoint does not say which split it was trained on"]
         self.parameters = self.bundle.model.num_parameters()
@@ -100,6 +100,8 @@ def open_subject(name: str | None, paths: PathsConfig, device: torch.device) -> 
         UserError: there is no such model.
     """
     path = Path(name) if name else paths.best_model
+    if (path / INFO_FILE).is_file():
+        return Checkpoint(path, device)
     named_as_file = path.suffix in (".pth", ".pt") or path.is_absolute() or str(name).startswith(".")
     if name is None or path.is_file() or (named_as_file and not path.is_dir()):
         return Checkpoint(path, device)

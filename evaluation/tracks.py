@@ -6,6 +6,7 @@ from typing import Any
 
 from config.schema import UserError
 from model.checkpoint import Bundle, load_checkpoint
+from model.language_model import LanguageModel
 
 TWEETS, TEXT, MODEL = TRACKS = ("tweets only", "+ outside text", "+ outside model")
 
@@ -15,7 +16,7 @@ def highest(tracks: Iterable[str]) -> str:
     return max(tracks, key=TRACKS.index, default=TWEETS)
 
 
-def origin(bundle: Bundle) -> tuple[str, list[str]]:
+def origin(bundle: Bundle[LanguageModel]) -> tuple[str, list[str]]:
     """The track of a checkpoint of ours, and the names of the outside models that it started from or that taught it."""
     return origin_of(bundle.info, bundle.config.model.init_from)
 

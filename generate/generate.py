@@ -18,9 +18,10 @@ from config.schema import Config, GenerateConfig, PathsConfig, UserError
 from generate.copies import CopyCheck
 from generate.sampling import draw, filtered
 from model.cache import Cache
-from model.checkpoint import Bundle, load_bundle
+from model.checkpoint import Bundle
 from model.device import choose_device
 from model.fast import for_writing
+from model.folder import load_model
 from model.language_model import LanguageModel
 from model.tokenizer import END, Tokenizer
 from utils.preprocess import load_processed
@@ -254,7 +255,7 @@ def generate(
     return [finish(draft, bundle.tokenizer, copies) for draft in drafts]
 
 
-def stream(bundle: Bundle, prompt: str, settings: GenerateConfig, *, seed: int) -> Iterator[str]:
+def stream(bundle: Bundle[LanguageModel], prompt: str, settings: GenerateConfig, *, seed: int) -> Iterator[str]:
     """Pieces of one continuation as they are written; never half a character."""
     decoder = bundle.tokenizer.stream()
     for written in write(bundle, [start(bundle, prompt, settings, seed)]):
@@ -282,7 +283,7 @@ def format_sample(sample: Sample) -> str:
     return f"{sample.text}\n    [{', '.join(notes)}; seed {sample.seed}]"
 
 
-def prompt_loop(bundle: Bundle, settings: GenerateConfig, copies: CopyCheck | None) -> None:
+def prompt_loop(bundle: Bundle[LanguageModel], settings: GenerateConfig, copies: CopyCheck | None) -> None:
     """Read prompts from the terminal until it ends; an empty one writes a tweet from nothing."""
     print("An empty prompt writes a tweet from nothing; Ctrl-D ends.", file=sys.stderr)
     while True:
@@ -302,7 +303,7 @@ def prompt_loop(bundle: Bundle, settings: GenerateConfig, copies: CopyCheck | No
 
 def run(config: Config, arguments: Namespace) -> None:
     """`python main.py generate`."""
-    bundle = load_bundle(config.paths.best_model, choose_device(config.machine))
+    bundle = load_model(config.paths.best_model, choose_device(config.machine))
     copies = load_copy_check(config.paths)
     if arguments.prompt is None and sys.stdin.isatty() and not arguments.json:
         prompt_loop(bundle, config.generate, copies)

@@ -21,6 +21,7 @@ from config.schema import GenerateConfig
 from generate.copies import CopyCheck
 from generate.generate import Draft, DraftBatch, Sample, finish, start
 from model.checkpoint import Bundle
+from model.language_model import LanguageModel
 from model.tokenizer import END, END_TEXT
 from server.streaming import StopBuffer, TextDelta, Token, score_prompt
 
@@ -167,7 +168,7 @@ class Engine:
         queue: how many requests may wait.
     """
 
-    def __init__(self, bundle: Bundle, copies: CopyCheck | None, *, width: int, queue: int) -> None:
+    def __init__(self, bundle: Bundle[LanguageModel], copies: CopyCheck | None, *, width: int, queue: int) -> None:
         self.bundle, self.copies, self.width, self.queue = bundle, copies, width, queue
         self.counts = {"requests": 0, "refused": 0, "cancelled": 0, "prompt_tokens": 0, "tokens": 0}
         self._batch = DraftBatch(bundle)

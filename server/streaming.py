@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Bundle
+from model.language_model import LanguageModel
 from model.tokenizer import END, END_TEXT, Tokenizer
 
 
@@ -123,12 +124,12 @@ def make_token(tokenizer: Tokenizer, index: int, scores: Tensor | None, *, top: 
 
 
 @torch.inference_mode()
-def score_prompt(bundle: Bundle, prompt: list[int], *, top: int) -> list[Token]:
+def score_prompt(bundle: Bundle[LanguageModel], prompt: list[int], *, top: int) -> list[Token]:
     """The tokens of a prompt (GPT-2 ids) with their log-probabilities; the first one follows an end mark."""
     if not prompt:
         return []
     ids = bundle.vocabulary.from_gpt2([END, *prompt[:-1]])[None].to(bundle.model.wte.weight.device)
-    scores = bundle.vocabulary.log_probs(bundle.model(ids)[0].float().cpu())
+    scores = bundle.vocabulary.log_probs(bundle.model.head(bundle.model.trunk(ids))[0].float().cpu())
     decoder, start, tokens = bundle.tokenizer.stream(), 0, []
     for place, index in enumerate(prompt):
         tokens.append(make_token(bundle.tokenizer, index, scores[place], top=top, start=start))

@@ -32,6 +32,11 @@ def make_model(folder: Path, *, vocab_size: int = 50_257, n_positions: int = 64,
 def make_peer(folder: Path, *, n_positions: int = 64, seed: int = 0) -> GPT2LMHeadModel:
     """Save a random GPT-2 with its tokenizer."""
     model = make_model(folder, n_positions=n_positions, seed=seed)
+    save_gpt2_tokenizer(folder)
+    return model
+
+
+def save_gpt2_tokenizer(folder: Path) -> None:
+    """Save GPT-2's tokenizer beside a model."""
     backend = load_tokenizer().backend
     PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=END_TEXT, eos_token=END_TEXT).save_pretrained(folder)
-    return model

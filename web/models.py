@@ -6,7 +6,7 @@ from pathlib import Path
 import gradio as gr
 
 from config.schema import Config, UserError
-from model.checkpoint import load_bundle
+from model.folder import INFO_FILE, load_model
 from server.engine import Engine
 
 NO_SECOND_MODEL = "no second model"
@@ -35,6 +35,7 @@ class Models:
         """The other checkpoints of this root by name: student, control, teachers/member_1, ..."""
         folder, served = self.paths.checkpoints, self.paths.best_model.resolve()
         files = [*sorted(folder.glob("*.pth")), *sorted(folder.glob("teachers/*.pth"))]
+        files += [file.parent for file in sorted(folder.glob(f"teachers/*/{INFO_FILE}"))]
         return {
             path.relative_to(folder).with_suffix("").as_posix(): path
             for path in files
@@ -60,7 +61,7 @@ class Models:
             if before and before[0] == written:
                 return before[1]
             served = self.engine
-            bundle = load_bundle(path, served.bundle.model.wte.weight.device)
+            bundle = load_model(path, served.bundle.model.wte.weight.device)
             engine = Engine(bundle, served.copies, width=served.width, queue=served.queue)
             engine.start()
             self._opened[name] = (written, engine)

@@ -48,14 +48,14 @@ def serve(config: Config, arguments: Namespace) -> None:
         import torch
 
         from generate.generate import load_copy_check
-        from model.checkpoint import load_bundle
         from model.device import choose_device
+        from model.folder import load_model
         from server.engine import Engine
         from utils.memory import threads_allowed
 
         cores = threads_allowed(torch.get_num_threads())
         threads = config.machine.threads or max(1, cores - 1)  # one core is left for the HTTP server
-        bundle = load_bundle(config.paths.best_model, choose_device(replace(config.machine, threads=threads)))
+        bundle = load_model(config.paths.best_model, choose_device(replace(config.machine, threads=threads)))
         copies = load_copy_check(config.paths)
         with Engine(bundle, copies, width=config.serve.width, queue=config.serve.queue) as engine:
             warm_up(engine, config)
