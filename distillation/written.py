@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,9 +129,9 @@ def read_shard(path: Path) -> list[Draft]:
         UserError: it is damaged.
     """
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:
             lengths, drawn, ids, probs = (file[name] for name in ("lengths", "drawn", "ids", "probs"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}): delete it, and run `main.py distill` again") from None
     ends = lengths.cumsum()
     return [

@@ -3,22 +3,21 @@
 import copy
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import models
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from config.schema import UserError
 from distillation.transplant import correspond, token_spellings, transplant
 from model.causal_lm import CausalLM
 from model.tokenizer import END, END_TEXT, NUM_TOKENS, load_tokenizer
-from tests.tiny_peer import make_peer
+from tests.tiny_peer import digit_tokenizer, make_llama, make_peer
 from trainer.batches import framed
 
 # A world of six texts. Each digit is a token of the teacher's, and $44 and 10% are two words of GPT-2's or more.
@@ -32,33 +31,12 @@ WORLD = {
 }
 
 
-def their_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer that splits digits, with the words of WORLD as tokens."""
-    backend = Backend(models.BPE())
-    digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-    backend.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=[END_TEXT], initial_alphabet=alphabet)
-    backend.train_from_iterator(words, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_TEXT)
-
-
 @pytest.fixture(scope="module")
-def teacher() -> tuple[Any, PreTrainedTokenizerFast]:
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, PreTrainedTokenizerFast]:
     """A small Llama that has learnt the world by heart, in its own tokens."""
-    theirs, texts = their_tokenizer(list(WORLD)), [text for text, count in WORLD.items() for _ in range(count)]
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=len(theirs),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(shape)
+    texts = [text for text, count in WORLD.items() for _ in range(count)]
+    folder = tmp_path_factory.mktemp("world")
+    model, theirs = make_llama(folder, list(WORLD), hidden_size=64), digit_tokenizer(list(WORLD))
     ids = [[0, *theirs(text, add_special_tokens=False)["input_ids"], 0] for text in texts]
     longest = max(map(len, ids))
     batch = torch.tensor([each + [0] * (longest - len(each)) for each in ids])
