@@ -4,25 +4,15 @@ There are no defaults here: they are in config.yaml alone. A value that its type
 above 1, or two settings that contradict each other) is refused in `__post_init__`.
 """
 
-import re
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+from config.errors import UserError as UserError
+from config.errors import require as require
+from config.serve_schema import ServeConfig as ServeConfig
 
-class UserError(ValueError):
-    """An error that the user can correct. It is shown as one line, without a traceback."""
-
-
-def require(ok: bool, key: str, found: object, fix: str) -> None:
-    """Raise a UserError that names the setting, what was found and what to do, unless `ok`."""
-    if not ok:
-        raise UserError(f"{key} is {found!r}: {fix}")
-
-
-ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@*A-Z]+")  # as browsers send it: host names in small letters
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 RENAMED = {  # former name of a setting: its name now, in the same section
     "train.relatives": "subword_features",
     "train.unseen_rate": "unk_replacement",
@@ -345,43 +335,6 @@ class DistillConfig:
         require(0.0 <= self.weight <= 1.0, "distill.weight", self.weight, "give a share from 0 to 1")
         require(self.temperature > 0, "distill.temperature", self.temperature, "give a positive number; 1 is as it is")
         require(0.0 <= self.dropout < 1.0, "distill.dropout", self.dropout, "give a share from 0 to below 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeConfig:
-    """Where the server listens, and the limits for its clients."""
-
-    host: str
-    port: int
-    api_key: str | None
-    origins: list[str] | str | None
-    width: int
-    queue: int
-    max_body_kb: int
-    timeout_seconds: float
-
-    @property
-    def local(self) -> bool:
-        """Whether only this machine can reach it."""
-        return self.host in LOCAL_HOSTS
-
-    @property
-    def allowed_origins(self) -> list[str]:
-        """The web pages in `origins`, as browsers send them in the header Origin; "*" stands for all."""
-        return [self.origins] if isinstance(self.origins, str) else self.origins or []
-
-    def __post_init__(self) -> None:
-        require(self.host != "", "serve.host", self.host, "give 127.0.0.1 (this machine only) or 0.0.0.0 (everybody)")
-        require(0 <= self.port <= 65535, "serve.port", self.port, "give 0 (any free one) to 65535")
-        given = self.api_key is None or self.api_key.strip() == self.api_key != ""
-        require(given, "serve.api_key", self.api_key, "give a secret without spaces around it, or leave it out")
-        for origin in self.allowed_origins:
-            fix = "give scheme://host or scheme://host:port and nothing after it, such as http://localhost:5173, or '*'"
-            require(bool(ORIGIN.fullmatch(origin)), "serve.origins", origin, fix)
-        require(self.queue >= 0, "serve.queue", self.queue, "give 0 (no request waits) or more")
-        for name in ("width", "max_body_kb"):
-            require(getattr(self, name) >= 1, f"serve.{name}", getattr(self, name), "give 1 or more")
-        require(self.timeout_seconds > 0, "serve.timeout_seconds", self.timeout_seconds, "give a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)

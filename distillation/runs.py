@@ -151,40 +151,57 @@ def train_once(
     if (steps := steps_if_made(context, planned)) is not None:
         return steps
     folder = planned.path.with_suffix(".training")
-    last = folder / "last_model.pth"
     resume = can_resume(folder, planned.fingerprint)
-    state = load_checkpoint(last)["state"] if resume else None
-    records = RunLog(planned.log, keep=records_until(state) if state else None)
-    config = replace(planned.config, train=replace(planned.config.train, resume=resume, sample_every=0))
-    own = None if config.model.vocabulary == "full" else vocabulary() if vocabulary else context.vocabulary
+    state = load_checkpoint(folder / "last_model.pth")["state"] if resume else None
+    own = vocabulary() if vocabulary else context.vocabulary
     job = prepare(
-        config,
+        resumable(planned.config, resume=resume),
         planned.corpus,
-        vocabulary=own,
+        vocabulary=None if planned.config.model.vocabulary == "full" else own,
         folder=folder,
-        log=records,
+        log=RunLog(planned.log, keep=records_until(state) if state else None),
         objective=objective,
         pretrained=pretrained() if pretrained else None,
     )
     trainer = Trainer(job)
     if resume:
         trainer.resume()
-    since = f", from step {state['step']} on" if state else ""
-    say(f"Training {planned.path} on {len(job.train.num_bytes):,} tweets{since}")
+    fit(planned, trainer)
+    keep(context, planned, trainer)
+    context.made.add(planned.path)
+    return trainer.state.step
+
+
+def resumable(config: Config, *, resume: bool) -> Config:
+    """The settings of a run of `distill`, which decides itself whether the run is resumed."""
+    return replace(config, train=replace(config.train, resume=resume, sample_every=0))
+
+
+def fit(planned: TrainingRun, trainer: Trainer) -> None:
+    """Train to the end.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM arrived; the run is saved.
+    """
+    since = f", from step {trainer.state.step} on" if trainer.state.step else ""
+    say(f"Training {planned.path} on {len(trainer.job.train.num_bytes):,} tweets{since}")
     try:
         trainer.fit()
     except Interrupted:
         raise Interrupted(INTERRUPTED) from None
+
+
+def keep(context: DistillContext, planned: TrainingRun, trainer: Trainer) -> None:
+    """Write the best model of a finished run to its path: a checkpoint, or a folder if it was a pretrained one."""
+    folder, model = trainer.job.folder, trainer.job.model
     content = load_checkpoint(folder / "best_model.pth")
     content["info"] |= {**planned.info, "fingerprint": planned.fingerprint, "steps": trainer.state.step}
-    if isinstance(job.model, CausalLM):
-        job.model.load_state_dict(content["model"])
-        save_folder(planned.path, job.model, context.tokenizer, content["info"])
+    if isinstance(model, CausalLM):
+        model.load_state_dict(content["model"])
+        save_folder(planned.path, model, context.tokenizer, content["info"])
     else:
         save_checkpoint(planned.path, content)
     shutil.rmtree(folder)
-    context.made.add(planned.path)
-    return trainer.state.step
 
 
 def can_resume(folder: Path, fingerprint: str) -> bool:

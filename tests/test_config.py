@@ -131,7 +131,9 @@ def test_lists_are_parsed_and_null_unsets_what_holds_no_text() -> None:
     assert data("--data.path", "[#1.csv, 'it''s.csv', null]").path == ["#1.csv", "it's.csv", "null"]
     assert data("--data.mask_private", "null").mask_private is None
     assert data("--data.mask_private", "yes").mask_private is True
-    assert parse("distill", ["--distill.weights", "[7, 3.5]"])[0].distill.weights == [7.0, 3.5]
+    assert parse("distill", ["--distill.teacher", "[ensemble, ngram]", "--distill.weights", "[7, 3.5]"])[
+        0
+    ].distill.weights == [7.0, 3.5]
     assert parse("distill", ["--distill.weights", "null"])[0].distill.weights is None
 
 

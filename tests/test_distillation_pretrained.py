@@ -24,6 +24,7 @@ from distillation import pretrained, written
 from distillation.distill import choose_teacher, distill
 from distillation.pretrained import PretrainedTeacher, read_recorded
 from distillation.runs import set_up
+from distillation.writing import write_drafts
 from evaluation.subject import Checkpoint
 from evaluation.tracks import MODEL, TWEETS, origin
 from generate.copies import CopyCheck
@@ -188,7 +189,7 @@ def test_a_killed_run_goes_on(
                 teacher.fine_tune()
     else:
         teacher.fine_tune()
-        write = written.write_drafts
+        write = write_drafts
 
         def stop(*given: Any, **more: Any) -> Any:
             if more["seed"] == written.SEED + 1:

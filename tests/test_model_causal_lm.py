@@ -28,7 +28,12 @@ from model.tokenizer import END, NUM_TOKENS, load_tokenizer
 from tests.tiny_peer import make_peer, save_gpt2_tokenizer
 
 CPU = torch.device("cpu")
-SIZES = {"vocab_size": NUM_TOKENS, "max_position_embeddings": 64, "hidden_size": 16, "num_hidden_layers": 2}
+SIZES: dict[str, Any] = {
+    "vocab_size": NUM_TOKENS,
+    "max_position_embeddings": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+}
 SIZES |= {"num_attention_heads": 4, "intermediate_size": 32, "initializer_range": 0.3}
 
 
@@ -57,15 +62,14 @@ def test_logits_are_those_of_transformers(kind: str) -> None:
         for text, logits in zip(texts, expected, strict=True):
             torch.testing.assert_close(found(text[None])[0], logits, atol=1e-4, rtol=1e-4)
         cache = found.new_cache(2)
-        read = [0, 0]  # tokens read of the texts in the two places
-        places = [0, 1]
+        read, places = [0, 0], [0, 1]  # tokens read of the texts in the two places
         for _ in range(12):
-            ids = torch.stack([texts[text][count] for text, count in zip(places, read, strict=True)])
+            ids = torch.stack([texts[number][count] for number, count in zip(places, read, strict=True)])
             logits = found(ids[:, None], cache)[:, 0]
-            for place, (text, count) in enumerate(zip(places, read, strict=True)):
-                torch.testing.assert_close(logits[place], expected[text][count], atol=1e-4, rtol=1e-4)
+            for place, (number, count) in enumerate(zip(places, read, strict=True)):
+                torch.testing.assert_close(logits[place], expected[number][count], atol=1e-4, rtol=1e-4)
                 read[place] += 1
-                if read[place] == len(texts[text]):
+                if read[place] == len(texts[number]):
                     places[place], read[place] = 2 - place, 0
                     cache.lengths[place] = 0
 
