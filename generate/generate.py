@@ -1,6 +1,7 @@
 """From a prompt to new tweets: many side by side, with a key-value cache, until each ends by itself."""
 
 import json
+import random
 import sys
 import time
 from argparse import Namespace
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from config.cli import run_command
+from config.console import stdin_is_closed
 from config.schema import Config, GenerateConfig, PathsConfig, UserError
 from generate.best_of import Sample, best_first, finish, fit, next_candidates
 from generate.copies import CopyCheck
@@ -18,6 +20,12 @@ from model.language_model import LanguageModel
 from model.tokenizer import END
 from utils.preprocess import load_processed
 
+QUIT = ("quit", "exit", "/quit", "/exit", "/q", "/bye")
+HELP = """Each line you type is the beginning of a tweet. An empty line: a tweet from nothing.
+quit or Ctrl-D ends.
+In brackets after a tweet: how it ended, and its seed. The same seed writes the same tweet again:
+  python main.py generate "the same beginning" --generate.num_samples 1 --generate.seed SEED
+To make tweets tamer or wilder, start again with --generate.temperature, such as 0.6 or 1.1."""
 MAX_COPY_CHECK_BYTES = 20_000_000  # of training text: more would take longer to read than the texts to write
 
 
@@ -88,22 +96,54 @@ def format_sample(sample: Sample) -> str:
     return f"{sample.text}\n    [{', '.join(notes)}; seed {sample.seed}]"
 
 
+def show(samples: Sequence[Sample]) -> None:
+    """Print the tweets with a blank line between them; those without a letter are left out, and counted."""
+    shown = [sample for sample in samples if sample.has_letter]
+    if shown:
+        print("\n\n".join(format_sample(sample) for sample in shown), flush=True)
+    if left_out := len(samples) - len(shown):
+        print(f"left out: {left_out} of {len(samples)}, in which the model wrote no letter", file=sys.stderr)
+
+
 def prompt_loop(bundle: Bundle, settings: GenerateConfig, copies: CopyCheck | None) -> None:
-    """Read prompts from the terminal until it ends; an empty one writes a tweet from nothing."""
-    print("An empty prompt writes a tweet from nothing; Ctrl-D ends.", file=sys.stderr)
+    """Read prompts from the terminal until `quit` or its end; each prompt gets new seeds.
+
+    They begin at a random number, or at `generate.seed` if that is not the default 0.
+    """
+    seed = settings.seed or random.randrange(2**31)
+    print("Type the beginning of a tweet, or nothing for a tweet from nothing. /help explains, quit ends.")
     while True:
         try:
-            prompt = input("Enter a prompt: ")
+            prompt = input("\nEnter a prompt: ")
         except EOFError:
             print()
             return
+        if prompt.strip().lower() in QUIT:
+            return
+        if prompt.strip() in ("/help", "/?"):
+            print(HELP)
+            continue
         try:
-            samples = generate(bundle, [prompt], settings, copies)
+            samples = generate(bundle, [prompt], replace(settings, seed=seed), copies)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             continue
-        print("Generated text:")
-        print("\n".join(format_sample(sample) for sample in samples))
+        print("Generated text:\n")
+        show(samples)
+        seed += settings.num_samples
+
+
+def typed_prompts(arguments: Namespace) -> Iterator[str]:
+    """The prompt of the command line; else the lines of standard input; the empty prompt if there are none."""
+    if arguments.prompt is not None:
+        yield arguments.prompt
+        return
+    empty = True
+    for line in () if stdin_is_closed() or sys.stdin.isatty() else sys.stdin:
+        empty = False
+        yield line.rstrip("\r\n")
+    if empty:
+        yield ""
 
 
 def run(config: Config, arguments: Namespace) -> None:
@@ -113,15 +153,17 @@ def run(config: Config, arguments: Namespace) -> None:
     if arguments.prompt is None and sys.stdin.isatty() and not arguments.json:
         prompt_loop(bundle, config.generate, copies)
         return
-    started = time.perf_counter()
-    samples = generate(bundle, [arguments.prompt or ""], config.generate, copies)
-    seconds = time.perf_counter() - started
+    started, samples = time.perf_counter(), list[Sample]()
+    for number, prompt in enumerate(typed_prompts(arguments)):
+        samples += (new := generate(bundle, [prompt], config.generate, copies))
+        if not arguments.json:
+            print("\n" if number else "", end="")
+            show(new)
     if arguments.json:
+        seconds = time.perf_counter() - started
         speed = sum(sample.tokens for sample in samples) / seconds
-        answer = {"samples": [asdict(s) for s in samples], "seconds": seconds, "tokens_per_second": speed}
-        print(json.dumps(answer, ensure_ascii=False))
-    else:
-        print("\n".join(format_sample(sample) for sample in samples))
+        shown = [asdict(sample) for sample in samples if sample.has_letter]
+        print(json.dumps({"samples": shown, "seconds": seconds, "tokens_per_second": speed}, ensure_ascii=False))
 
 
 if __name__ == "__main__":
