@@ -4,6 +4,7 @@ python main.py COMMAND [prompt] [--section.key value ...]
 """
 
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from config.interpreter import run_elsewhere
@@ -45,6 +46,9 @@ def main() -> int:
         print(version())
         return 0
     found = f"unknown command {name!r}" if name else "no command given"
+    if near := get_close_matches(name, COMMANDS, n=1):
+        print(f"error: {found}: did you mean {near[0]}?", file=sys.stderr)
+        return 2
     print(f"error: {found}; choose one of: {', '.join(COMMANDS)}", file=sys.stderr)
     return 2
 

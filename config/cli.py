@@ -12,6 +12,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import takewhile
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -75,7 +76,7 @@ COMMANDS = {
     ),
     "generate": Command(
         "generate.generate:run",
-        "write tweets that begin with a prompt; without one, ask for prompts",
+        "write tweets that begin with a prompt; without one, ask for prompts, or read them from standard input",
         'python main.py generate "Tesla will" --generate.temperature 0.7',
         ("paths", "machine", "generate"),
         prompt=True,
@@ -179,7 +180,7 @@ def take_apart(command: Command, argv: Sequence[str]) -> Typed:
                 typed.json = True
                 continue
             if name != "config" and name not in KINDS:
-                raise UserError(unknown(name))
+                raise UserError(unknown(name, command.sections))
             if not equals and (not rest or is_flag(rest[0])):
                 raise UserError(f"--{name} needs a value: give {in_words(KINDS.get(name, str), flag=True)}")
             text = text if equals else rest.pop(0)
@@ -189,6 +190,9 @@ def take_apart(command: Command, argv: Sequence[str]) -> Typed:
                 typed.flags.append((name, text))
         elif command.prompt and typed.prompt is None:
             typed.prompt = as_utf8(word)
+        elif command.prompt:
+            words = " ".join([typed.prompt or "", word, *takewhile(lambda each: not each.startswith("-"), rest)])
+            raise UserError(f'the prompt has several words: put it in quotes, such as "{words}"')
         else:
             raise UserError(f"unrecognized arguments: {word}")
     return typed
@@ -239,22 +243,30 @@ def checked(key: str, read: Callable[[Any, Any], Any], given: object) -> object:
         return read(KINDS[key], given)
     except WrongType as error:
         found, flag = f"{str(error)!r}" if str(error) else "empty", read is from_text
+        default = settings()[key][0]
+        example = f", such as {default}" if re.fullmatch(r"[\d.]+", default) else ""
         hint = "; a text that begins with # needs quotes"
         if flag:
             hint = ", or leave the flag out" if NoneType in kinds_of(KINDS[key]) else ""
         raise UserError(
-            f"{key} is {found}: give {in_words(KINDS[key], flag=flag)}{'' if str(error) else hint}"
+            f"{key} is {found}: give {in_words(KINDS[key], flag=flag)}{example}{'' if str(error) else hint}"
         ) from None
 
 
-def unknown(key: str) -> str:
-    """What to say of a setting that there is not: its new name, or the nearest known one."""
+def unknown(key: str, sections: Sequence[str] = ()) -> str:
+    """What to say of a setting that there is not: its new name, or the nearest known one.
+
+    Args:
+        sections: those of the command, which come first if several have a setting of this name.
+    """
     section = key.partition(".")[0]
     if key in RENAMED:
         return f"{key} is now called {section}.{RENAMED[key]}"
     if key in REMOVED:
         return f"{key} was removed, leave it out: {REMOVED[key]}"
-    near = difflib.get_close_matches(key, settings(), n=1)
+    same = [name for name in KINDS if "." not in key and name.endswith(f".{key}")]
+    first = [name for section in sections for name in same if name.startswith(f"{section}.")]
+    near = [*first, *same] or difflib.get_close_matches(key, settings(), n=1)
     return f"unknown setting {key}" + (f": did you mean {near[0]}?" if near else ": see --help for the settings")
 
 

@@ -17,7 +17,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from config.schema import LOCAL_HOSTS, ORIGIN, ServeConfig
+from config.schema import ServeConfig
+from config.serve_schema import LOCAL_HOSTS, ORIGIN
 from server.schemas import ApiError
 
 DRAIN_BYTES = 16_000_000  # read and dropped beyond the limit, so that the client gets to read the error

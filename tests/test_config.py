@@ -65,6 +65,9 @@ def test_several_paths_can_be_given() -> None:
         (["--serve.api_key", "  "], "serve.api_key is '  ': give a secret"),
         (["--distill.weights", "[7, x]"], "distill.weights is 'x': give a list such as [1, 2] or null"),
         (["-n", "3"], "unknown setting n"),
+        (["--epochs", "3"], "unknown setting epochs: did you mean train.epochs?"),
+        (["--temperature", "1"], "unknown setting temperature: did you mean generate.temperature?"),
+        (["--generate.temperature", "hot"], "generate.temperature is 'hot': give a number, such as 0.8"),
         (["--json"], "unknown setting json"),
         (["--model.dropout", "1"], "model.dropout is 1.0"),
         (["--data.val_fraction", "2"], "data.val_fraction is 2.0"),
@@ -210,3 +213,15 @@ def test_failures_have_one_line_and_exit_code_1(tmp_path: Path) -> None:
         assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1, failed.stderr
         assert "python main.py" in failed.stderr  # it says what to do
     assert not any(tmp_path.rglob("*.*"))
+
+
+def test_a_prompt_of_several_words_needs_quotes() -> None:
+    with pytest.raises(UserError, match=r'the prompt has several words: put it in quotes, such as "hi there you"$'):
+        parse("generate", ["hi", "there", "you", "--generate.seed", "3"])
+    assert parse("generate", ["hi there", "--generate.seed", "3"])[1].prompt == "hi there"
+
+
+def test_the_command_decides_which_setting_is_meant() -> None:
+    for command, section in (("generate", "generate"), ("distill", "distill")):
+        with pytest.raises(UserError, match=f"did you mean {section}.temperature"):
+            parse(command, ["--temperature", "1"])

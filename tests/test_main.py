@@ -1,6 +1,7 @@
 """The commands as a user runs them, in a process of their own, on the sample that ships."""
 
 import ast
+import io
 import json
 import os
 import re
@@ -84,22 +85,26 @@ def test_generate_speaks_json(root: Path, capfd: pytest.CaptureFixture[str]) -> 
         assert sample["text"].startswith("Mars") and sample["finish_reason"] in ("stop", "length")
 
 
-def test_same_seed_same_tweets(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_same_seed_same_tweets(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process and in another one."""
     flags = ["--paths.root", str(root), "--generate.seed"]
     here = []
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
     for seed in "50":
         assert run_command("generate", [*flags, seed]) == 0
         here.append(capsys.readouterr().out)
     assert python("main.py", "generate", *flags, "5").stdout == here[0] != here[1]
 
 
-def test_generate_asks_when_there_is_no_prompt(root: Path) -> None:
+@pytest.mark.parametrize("last", ["quit\n", "\x04"])
+def test_generate_asks_when_there_is_no_prompt(root: Path, last: str) -> None:
     import pty
+
+    flags = ["--paths.root", str(root)]
 
     master, slave = pty.openpty()
     asking = subprocess.Popen(
-        [sys.executable, "main.py", "generate", "--paths.root", str(root)],
+        [sys.executable, "main.py", "generate", *flags],
         cwd=ROOT,
         stdin=slave,
         stdout=subprocess.PIPE,
@@ -107,11 +112,28 @@ def test_generate_asks_when_there_is_no_prompt(root: Path) -> None:
         text=True,
     )
     os.close(slave)
-    os.write(master, b"Mars\n\x04")
+    os.write(master, f"Mars\n/help\nMars\n{last}".encode())
     out, err = asking.communicate(timeout=60)
     os.close(master)
     assert asking.returncode == 0, err
-    assert "Enter a prompt: " in out and "Generated text:" in out and out.count("Mars") == 5
+    assert out.count("Enter a prompt: ") == 4 and out.count("Generated text:") == 2
+    assert "Ctrl-D ends" in out  # the help
+    seeds = re.findall(r"^    \[.*; seed (\d+)\]$", out, re.MULTILINE)
+    assert len(seeds) == len(set(seeds)) == 10  # new ones for each prompt
+    assert [int(seed) - int(seeds[0]) for seed in seeds] == list(range(10))
+    tweets = [part.splitlines() for part in re.split(r"Generated text:\n\n|\n\n", out) if part.startswith("Mars")]
+    assert len(tweets) == 10 and all(len(lines) == 2 for lines in tweets)  # a blank line between them
+    again = python("main.py", "generate", "Mars", *flags, "--generate.num_samples", "1", "--generate.seed", seeds[7])
+    assert again.stdout.splitlines() == tweets[7]
+
+
+def test_prompts_come_from_standard_input(root: Path) -> None:
+    command = [sys.executable, "main.py", "generate", "--paths.root", str(root), "--generate.num_samples", "2"]
+    piped = {"cwd": ROOT, "input": "Mars is\nThe van\n", "capture_output": True, "text": True, "check": True}
+    plain, as_json = (subprocess.run([*command, *more], **piped).stdout for more in ([], ["--json"]))
+    samples = json.loads(as_json)["samples"]
+    assert [sample["prompt"] for sample in samples] == ["Mars is"] * 2 + ["The van"] * 2
+    assert [part.splitlines()[0] for part in plain.split("\n\n")] == [sample["text"] for sample in samples]
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
