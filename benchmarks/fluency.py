@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -283,13 +284,10 @@ def measure_speed(options: argparse.Namespace) -> str:
     """How long it takes to judge SPEED_TWEETS tweets, part by part, as a table."""
     _, config, corpus = read_settings(options)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    seconds: dict[str, float] = {}
-    started = time.perf_counter()
+    laps = [("", time.perf_counter(), time.process_time())]
 
     def lap(name: str) -> None:
-        nonlocal started
-        seconds[name] = time.perf_counter() - started
-        started = time.perf_counter()
+        laps.append((name, time.perf_counter(), time.process_time()))
 
     judge = HuggingFace(config.evaluate.judge or SMOLLM2, CPU)
     lap("loading the judge")
@@ -303,11 +301,13 @@ def measure_speed(options: argparse.Namespace) -> str:
         lap(f"voice: fine-tuning on half {half + 1} of the validation tweets")
         tuned.score(whole[1 - half :: 2])
         lap(f"voice: reading the half of the tweets that it judges, {half + 1}")
-    total = sum(spent for name, spent in seconds.items() if name != "loading the judge")
-    rows = [[name, f"{spent:.1f}"] for name, spent in seconds.items()]
-    rows.append(["all but the loading", f"{total:.1f}"])
+    total = ("all but the loading", *laps[-1][1:])
+    rows = [
+        (name, f"{clock - clock_before:.1f}", f"{busy - busy_before:.1f}")
+        for (_, clock_before, busy_before), (name, clock, busy) in [*pairwise(laps), (laps[1], total)]
+    ]
     heading = f"{len(whole):,} tweets, {machine(CPU)}, load before {load:.1f}"
-    return f"{heading}\n\n{as_table(('part', 'seconds'), rows)}"
+    return f"{heading}\n\n{as_table(('part', 'seconds', 'processor seconds'), rows)}"
 
 
 def main() -> None:
