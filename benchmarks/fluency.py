@@ -34,6 +34,7 @@ from distillation.teachers import make_teachers
 from evaluation.baselines import measure_baselines
 from evaluation.fine_tune import FineTuning, fine_tune
 from evaluation.huggingface import SMOLLM2, HuggingFace
+from evaluation.judge import is_same_model
 from evaluation.other_texts import CHITCHAT, read_tweets
 from evaluation.outside_ngram import measure_outside_ngram
 from evaluation.sound import (
@@ -48,7 +49,7 @@ from evaluation.sound import (
     make_lists,
     measure_lists,
 )
-from evaluation.subject import Checkpoint, Subject
+from evaluation.subject import Checkpoint, Subject, check_split, open_subject
 from evaluation.tracks import MODEL, TEXT, TWEETS
 from evaluation.verdict import percent
 from model.checkpoint import model_content, save_checkpoint
@@ -69,7 +70,7 @@ NAMES = {
     "defaults": "defaults (`train`)",
     "distilled": "distilled (`distill`)",
     "nanogpt": "nanoGPT's recipe",
-    JUDGE: "the judge, fine-tuned on the tweets, judged by itself",
+    JUDGE: "the judge, fine-tuned on the tweets",
     VALIDATION: "validation tweets",
     TRAINING: "training tweets",
     OTHER: "tweets of another writer",
@@ -116,8 +117,9 @@ def make_defaults(setting: Setting) -> Subject:
 
 
 def make_distilled(setting: Setting) -> Subject:
-    """The student of `distill`, with the default teachers."""
-    config = parse("distill", [*setting.flags, "--train.seed", str(setting.seed)])[0]
+    """The student of `distill` whose teachers know nothing but the tweets."""
+    flags = [*setting.flags, "--distill.teacher", "[ensemble, ngram]", "--train.seed", str(setting.seed)]
+    config = parse("distill", flags)[0]
     context = set_up(config, setting.corpus)
     path, _ = train_student(context, make_teachers(context, config.paths.best_model), generation=1)
     return Checkpoint(path, CPU)
@@ -148,17 +150,21 @@ MAKERS: dict[str, Callable[[Setting], Subject]] = {
 
 def write(row: str, setting: Setting) -> dict[str, Any]:
     """What a model writes, and how well it predicts; from the folder, if it is there."""
-    path = Path(setting.config.paths.root) / "written" / f"{row}_{setting.seed}.json"
+    path = Path(setting.config.paths.root) / "written" / f"{Path(row).name}_{setting.seed}.json"
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
-    subject = MAKERS[row](setting)
+    subject = MAKERS[row](setting) if row in MAKERS else open_subject(row, setting.config.paths, CPU)
+    check_split(subject, setting.corpus, setting.config.paths)
     number = JUDGE_TWEETS if row == JUDGE else min(len(setting.corpus.train), NGRAM_TWEETS)
     draw = setting.config.generate
+    judge_name = setting.config.evaluate.judge or SMOLLM2
+    taught = any(is_same_model(judge_name, used) for used in subject.outside_models)
     found = {
         "facts": {
             "track": subject.track,
             "parameters": subject.parameters,
+            "judged_by": "itself" if row == JUDGE else "its teacher" if taught else None,
             "bits_per_byte": subject.score(setting.corpus.val)[0].bits_per_byte,
         },
         "lists": {SAMPLED: subject.write(number, draw.unshaped()), SHIPPED: subject.write(number, draw)},
@@ -181,14 +187,16 @@ def read_settings(options: argparse.Namespace) -> tuple[list[str], Config, Corpu
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Judge what is not in the file yet; returns all records of the file."""
     done = read(options.out)
-    keys = [{"row": row, "split": options.split, "seed": seed} for row in options.rows for seed in options.seeds]
-    missing = [key for key in keys if not any(key.items() <= record.items() for record in done)]
+    asked = [(row, seed) for row in options.rows for seed in options.seeds]
+    keys = [{"row": Path(row).name, "split": options.split, "seed": seed} for row, seed in asked]
+    known = [any(key.items() <= record.items() for record in done) for key in keys]
+    missing = [(row, key) for (row, _), key, is_known in zip(asked, keys, known, strict=True) if not is_known]
     if not missing:
         return done
     flags, config, corpus = read_settings(options)
     judge_name = config.evaluate.judge or SMOLLM2
     judge = lru_cache(lambda: HuggingFace(judge_name, CPU))
-    written = [write(key["row"], Setting(flags, config, corpus, key["seed"], judge)) for key in missing]
+    written = [write(row, Setting(flags, config, corpus, key["seed"], judge)) for row, key in missing]
     tokenizer = load_tokenizer()
     lists: dict[str, Sequence[Tweet]] = dict(make_lists(config, corpus, {}).tweets)
     names = {how: [f"{place} {how}" for place in range(len(missing))] for how in (SAMPLED, SHIPPED)}
@@ -198,7 +206,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     lines = measure_lists(judge(), config, corpus, lists=lists, tokenizer=tokenizer)
     records = [
         {**key, "judge": judge_name, **found["facts"], **{how: lines[names[how][place]] for how in names}}
-        for place, (key, found) in enumerate(zip(missing, written, strict=True))
+        for place, ((_, key), found) in enumerate(zip(missing, written, strict=True))
     ]
     key = {"row": REFERENCES, "split": options.split}
     if not any(key.items() <= record.items() for record in done):
@@ -239,7 +247,9 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 def model_cells(record: dict[str, Any], *, with_seed: bool) -> list[str]:
     """A model's row: its tweets at temperature 1, and with the settings of `generate`."""
     both = record[SAMPLED], record[SHIPPED]
-    name = NAMES[record["row"]] + (f", seed {record['seed']}" if with_seed else "")
+    name = NAMES.get(record["row"], record["row"]) + (f", seed {record['seed']}" if with_seed else "")
+    if record["judged_by"]:
+        name += f", judged by {record['judged_by']}"
     return [
         name,
         record["track"],
@@ -315,7 +325,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=Path("data/elon_tweets.csv"))
     parser.add_argument("--root", type=Path, required=True, help="folder of one split: models and what they wrote")
-    parser.add_argument("--rows", nargs="*", default=list(MAKERS), choices=list(MAKERS))
+    parser.add_argument("--rows", nargs="*", default=list(MAKERS), help=f"{', '.join(MAKERS)}, or checkpoints")
     parser.add_argument("--split", type=int, default=0)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--speed", action="store_true", help="only measure how long judging takes")
