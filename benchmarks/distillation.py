@@ -24,12 +24,22 @@ from distillation.report import NAMES
 from distillation.runs import set_up
 from evaluation.baselines import measure_baselines
 from evaluation.metrics import paired_difference
+from evaluation.tracks import TWEETS
 from evaluation.verdict import percent
 from model.tokenizer import load_tokenizer
 from trainer.batches import TweetDataset
 from utils.preprocess import preprocess
 
-KEPT = ("bits_per_byte", "parameters", "stop_rate", "exact_copies", "ngram8_in_train", "nats", "tokens_per_second")
+KEPT = (
+    "track",
+    "bits_per_byte",
+    "parameters",
+    "stop_rate",
+    "exact_copies",
+    "ngram8_in_train",
+    "nats",
+    "tokens_per_second",
+)
 
 
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -56,9 +66,9 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
 def table(records: Sequence[dict[str, Any]]) -> str:
     """The Markdown table."""
     lines = [
-        "| who | parameters | bits per byte | of the n-gram | less the one without a teacher (95%) | ends | copies | "
-        "8 tokens copied |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| who | track | parameters | bits per byte | of the n-gram | less the one without a teacher (95%) | ends | "
+        "copies | 8 words copied |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     num_bytes = np.array(records[0]["bytes"], dtype=np.float64)
     alone = np.mean([record["control"]["nats"] for record in records], axis=0)
@@ -74,7 +84,15 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         ]
         bits = [run["bits_per_byte"] for run in runs]
         ratios = [run["bits_per_byte"] / record["ngram"] for run, record in zip(runs, records, strict=True)]
-        cells = [name, f"{runs[0]['parameters'] / 1e6:.2f} M", spread(bits), spread(ratios), beside, *written]
+        cells = [
+            name,
+            runs[0].get("track", TWEETS),
+            f"{runs[0]['parameters'] / 1e6:.2f} M",
+            spread(bits),
+            spread(ratios),
+            beside,
+            *written,
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

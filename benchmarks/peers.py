@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from config.schema import Config
+from model.checkpoint import Bundle
 from model.tokenizer import END, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
@@ -52,8 +53,11 @@ PEERS = {
 
 @dataclass(frozen=True)
 class PeerResult:
-    """The scores of the best epoch and of the last, and (seconds of training, bits per byte) after every epoch."""
+    """The model of the best epoch, the scores of that epoch and of the last, and (seconds of training, bits per byte)
+    after every epoch.
+    """
 
+    bundle: Bundle
     best: Scores
     last: Scores
     best_epoch: int
@@ -100,7 +104,7 @@ def run_peer(name: str, config: Config, corpus: Corpus, *, seed: int) -> PeerRes
     )
     per_epoch = sum(1 for _ in windows(stream, peer, generator))
     best, best_epoch, step = score(model.eval(), val), 0, 0
-    last, seconds, curve = best, 0.0, [(0.0, best.bits_per_byte)]
+    last, seconds, curve, weights = best, 0.0, [(0.0, best.bits_per_byte)], copy.deepcopy(model.state_dict())
     for epoch in range(1, peer.epochs + 1):
         model.train()
         started = time.perf_counter()
@@ -120,7 +124,10 @@ def run_peer(name: str, config: Config, corpus: Corpus, *, seed: int) -> PeerRes
         last = score(model.eval(), val)
         curve.append((seconds, last.bits_per_byte))
         if last.bits_per_byte < best.bits_per_byte:
-            best, best_epoch = copy.copy(last), epoch
+            best, best_epoch, weights = copy.copy(last), epoch, copy.deepcopy(model.state_dict())
         if peer.patience is not None and epoch - best_epoch >= peer.patience:
             break
-    return PeerResult(best, last, best_epoch, epoch, model.num_parameters(), curve)
+    model.load_state_dict(weights)
+    info = {"epoch": best_epoch, "split_hash": corpus.info["split"]["hash"]}
+    bundle = Bundle(model.eval(), tokenizer, vocabulary, replace(config, model=shape), info)
+    return PeerResult(bundle, best, last, best_epoch, epoch, model.num_parameters(), curve)

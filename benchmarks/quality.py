@@ -29,6 +29,7 @@ from distillation.runs import set_up
 from distillation.teachers import make_teachers
 from evaluation.baselines import measure_baselines
 from evaluation.metrics import paired_difference
+from evaluation.tracks import TWEETS
 from model.checkpoint import load_bundle
 from model.tokenizer import load_tokenizer
 from trainer.batches import TweetDataset
@@ -144,9 +145,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 def table(records: Sequence[dict[str, Any]]) -> str:
     """The Markdown table of all recipes, and of the baselines on the same splits."""
     lines = [
-        "| recipe | runs | parameters | best epoch | seconds | bits per byte | of the n-gram | less the n-gram (95%) | "
-        "less small, same splits and seeds (95%) |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| recipe | track | runs | parameters | best epoch | seconds | bits per byte | of the n-gram | "
+        "less the n-gram (95%) | less small, same splits and seeds (95%) |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     small = {(run["split"], run["seed"]): run["nats"] for run in records if run["recipe"] == "small"}
     for name in dict.fromkeys(record["recipe"] for record in records):
@@ -158,14 +159,14 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         beside_small = interval(both, [small[run["split"], run["seed"]] for run in both]) if both else ""
         middle = [statistics.median(run[key] for run in runs) for key in ("parameters", "epoch", "train_seconds")]
         lines.append(
-            f"| {name} | {len(runs)} | {middle[0] / 1e6:.2f} M | {middle[1]:.0f} | {middle[2]:.0f} | {spread(bits)} | "
-            f"{spread(ratios)} | {beside_ngram} | {beside_small} |"
+            f"| {name} | {TWEETS} | {len(runs)} | {middle[0] / 1e6:.2f} M | {middle[1]:.0f} | {middle[2]:.0f} | "
+            f"{spread(bits)} | {spread(ratios)} | {beside_ngram} | {beside_small} |"
         )
     splits = {record["split"]: record["baselines"] for record in records}
     for name in BASELINES:
         bits = [baselines[name] for baselines in splits.values()]
         ratios = [baselines[name] / baselines["ngram"] for baselines in splits.values()]
-        lines.append(f"| {name} | {len(bits)} | | | | {spread(bits)} | {spread(ratios)} | | |")
+        lines.append(f"| {name} | {TWEETS} | {len(bits)} | | | | {spread(bits)} | {spread(ratios)} | | |")
     return "\n".join(lines)
 
 

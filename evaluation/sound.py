@@ -58,12 +58,29 @@ def measure_sound(
         samples: the model's tweets, by SAMPLED and SHIPPED.
     """
     lists = make_lists(config, corpus, samples)
-    chosen = {name: judged_tweets(name, tweets) for name, tweets in lists.tweets.items()}
+    lines = measure_lists(judge, config, corpus, lists=lists.tweets, tokenizer=tokenizer)
+    main = lines[SAMPLED]
+    return {
+        "name": judge.name,
+        "track": MODEL,
+        "zero_shot": {name: lines[name]["bits_per_byte"] for name in (VALIDATION, TRAINING) if lines[name]["judged"]},
+        "fluency_gap": main["fluency_gap"] and main["fluency_gap"]["difference"],
+        "voice": main["voice"] and main["voice"]["value"],
+        "reverse_ngram": main["reverse_ngram"] and main["reverse_ngram"]["bits_per_byte"],
+        "lists": lines,
+        "notes": [*lists.notes, *judge.notes],
+    }
+
+
+def measure_lists(
+    judge: HuggingFace, config: Config, corpus: Corpus, *, lists: Mapping[str, Sequence[Tweet]], tokenizer: Tokenizer
+) -> dict[str, dict[str, Any]]:
+    """The figures of each list, by its name. VALIDATION is among them; without OTHER there is no figure for voice."""
+    chosen = {name: judged_tweets(name, tweets) for name, tweets in lists.items()}
     recipe = FineTuning(dtype=precision(config.machine, judge.device)) if OTHER in chosen else None
     found = judge_lists(judge, chosen, validation=VALIDATION, recipe=recipe)
-    train_texts = [tweet.text for tweet in corpus.train]
-    copies = CopyCheck(train_texts)
-    lines = {
+    copies = CopyCheck([tweet.text for tweet in corpus.train])
+    return {
         name: {
             **judged_figures(name, found),
             "reverse_ngram": reverse_ngram(tweets, corpus, tokenizer) if name != VALIDATION else None,
@@ -71,18 +88,7 @@ def measure_sound(
             "ngram8_in_train": metrics.mean([copies.has_span(tweet.text) for tweet in tweets]),
             "tweets": len(tweets),
         }
-        for name, tweets in lists.tweets.items()
-    }
-    main = lines[SAMPLED]
-    return {
-        "name": judge.name,
-        "track": MODEL,
-        "zero_shot": {name: found[name].bits_per_byte for name in (VALIDATION, TRAINING) if name in found},
-        "fluency_gap": main["fluency_gap"] and main["fluency_gap"]["difference"],
-        "voice": main["voice"] and main["voice"]["value"],
-        "reverse_ngram": main["reverse_ngram"] and main["reverse_ngram"]["bits_per_byte"],
-        "lists": lines,
-        "notes": [*lists.notes, *judge.notes],
+        for name, tweets in lists.items()
     }
 
 
@@ -125,7 +131,7 @@ def shuffled(tweet: Tweet, seed: int) -> Tweet:
 def judged_tweets(name: str, tweets: Sequence[Tweet]) -> list[Tweet]:
     """The tweets of a list that the judge reads, evenly spaced. Only whole ones: a cut tweet's end can't be judged."""
     whole = [tweet for tweet in tweets if tweet.finished]
-    most = JUDGED if name in (SAMPLED, SHIPPED, VALIDATION) else JUDGED_REFERENCES
+    most = JUDGED_REFERENCES if name in (TRAINING, OTHER, SHUFFLED) else JUDGED
     return spread(whole, min(len(whole), most))
 
 

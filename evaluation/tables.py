@@ -10,6 +10,16 @@ from rich.table import Table
 from evaluation.tracks import MODEL, TEXT, TWEETS
 from evaluation.verdict import percent, signed, with_digits
 
+SOUND_WORDS = (
+    "Fluency gap: bits per byte under the judge, less those of validation tweets of the same lengths; 0 is right, "
+    "either sign is wrong.",
+    "Voice: bits per byte that the judge saves once it is fine-tuned on validation tweets; another writer has 0, the "
+    "person 1, an exaggeration more.",
+    "Reverse 3-gram: bits per byte on validation tweets of a 3-gram fitted to as many tweets of the row as there are "
+    "training tweets; copying makes it look good, so see the copies beside it.",
+    "In brackets 95% intervals over tweets.",
+)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -185,15 +195,8 @@ def sound_table(result: dict[str, Any]) -> Section:
             )
         )
     heads = ("", "track", "fluency gap", "voice", "reverse 3-gram", "copies", "8 words copied")
-    note = (
-        f"The judge is {found['name']}. Fluency gap: bits per byte under the judge, less those of validation tweets of "
-        "the same lengths; 0 is right, either sign is wrong. Voice: bits per byte that the judge saves once it is "
-        "fine-tuned on validation tweets; another writer has 0, the person 1, an exaggeration more. Reverse 3-gram: "
-        "bits per byte on validation tweets of a 3-gram fitted to as many tweets of the row as there are training "
-        "tweets; copying makes it look good, so see the copies beside it. In brackets 95% intervals over tweets. "
-        + " ".join(map(as_sentence, found["notes"]))
-    )
-    return Section("Does it sound like the person?", heads, rows, note.strip())
+    note = " ".join([f"The judge is {found['name']}.", *SOUND_WORDS, *map(as_sentence, found["notes"])])
+    return Section("Does it sound like the person?", heads, rows, note)
 
 
 def as_sentence(text: str) -> str:

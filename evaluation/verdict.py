@@ -156,9 +156,9 @@ def sound_sentences(found: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def percent(share: float) -> str:
-    """A share between 0 and 1 as a percentage. One near 0 or 1 keeps a digit; nan becomes a dash."""
-    if math.isnan(share):
+def percent(share: float | None) -> str:
+    """A share between 0 and 1 as a percentage. One near 0 or 1 keeps a digit; nan (None in JSON) becomes a dash."""
+    if share is None or math.isnan(share):
         return "-"
     return f"{share:.1%}" if 0 < share < 0.1 or 0.9 < share < 1 else f"{share:.0%}"
 

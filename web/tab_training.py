@@ -16,6 +16,7 @@ from markupsafe import Markup
 from config.schema import PathsConfig, UserError
 from utils.run_log import read_log
 from web.charts import Curve, line_chart
+from web.sound import sound_parts
 from web.templates import figures_table, notice, render, short_percent
 
 RUN_NAMES = {"metrics": "train", "distill_metrics": "student", "control_metrics": "control", "usual_metrics": "usual"}
@@ -196,11 +197,12 @@ def evaluation_view(folder: Path) -> Markup:
             continue
         try:
             figures = figures_table(head, list(rows(result)))
+            sound = sound_parts(result)
         except (KeyError, TypeError, ValueError, IndexError):
             problem = f"{folder / name}.json is not what this version writes: make it again."
             parts.append(("", notice(problem), ()))
             continue
-        parts.append((title, figures, result.get("verdict") or ()))
+        parts += [(title, figures, result.get("verdict") or ()), *sound]
     return render("evaluation.html", parts=parts or [("", notice(NO_EVALUATION), ())])
 
 
