@@ -72,7 +72,7 @@ def ours(bundle: Bundle, *, batch: int, tokens: int) -> Side:
 
     def write() -> float:
         started = clock(device)
-        samples = generate(bundle, [PROMPT], drawing)
+        samples = generate(bundle, [PROMPT], drawing, raw=True)
         seconds = clock(device) - started
         written = sum(sample.tokens for sample in samples)
         assert written == batch * tokens, f"{written} tokens instead of {batch * tokens}"

@@ -224,6 +224,7 @@ class GenerateConfig:
     """How new tweets are sampled."""
 
     num_samples: int
+    best_of: int
     temperature: float
     top_k: int
     top_p: float
@@ -233,10 +234,10 @@ class GenerateConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        require(self.num_samples >= 1, "generate.num_samples", self.num_samples, "give 1 or more")
-        require(
-            self.temperature >= 0, "generate.temperature", self.temperature, "give 0 (always the likeliest) or more"
-        )
+        for name in ("num_samples", "max_new_tokens"):
+            require(getattr(self, name) >= 1, f"generate.{name}", getattr(self, name), "give 1 or more")
+        require(1 <= self.best_of <= 20, "generate.best_of", self.best_of, "give 1 (no choice) to 20")
+        require(self.temperature >= 0, "generate.temperature", self.temperature, "give 0 (the likeliest) or more")
         require(self.top_k >= 0, "generate.top_k", self.top_k, "give 0 (off) or more")
         require(0.0 < self.top_p <= 1.0, "generate.top_p", self.top_p, "give a share above 0, up to 1 (off)")
         require(0.0 <= self.min_p < 1.0, "generate.min_p", self.min_p, "give a share from 0 (off) to below 1")
@@ -246,7 +247,6 @@ class GenerateConfig:
             self.repetition_penalty,
             "give a positive factor; 1 is off",
         )
-        require(self.max_new_tokens >= 1, "generate.max_new_tokens", self.max_new_tokens, "give 1 or more tokens")
 
     def unshaped(self) -> "GenerateConfig":
         """The same, but sampling from the model's own distribution: temperature 1, nothing cut off or penalised."""

@@ -239,7 +239,7 @@ def write_tweets(teachers: Teachers, count: int) -> list[Tweet]:
     written: list[Tweet] = []
     for tried in range(0, MAX_TRIES * count, at_once):
         seed = TEACHER_SEED * 1_000_003 + tried
-        for sample in generate(bundle, [""], replace(settings, seed=seed)):
+        for sample in generate(bundle, [""], replace(settings, seed=seed), raw=True):
             text = sample.text.strip()
             if sample.finish_reason == "stop" and text and not copies.exact(text):
                 written.append(Tweet(text, True))

@@ -76,7 +76,7 @@ class Checkpoint:
 
     def write(self, number: int, settings: GenerateConfig) -> list[tuple[str, bool]]:
         """`number` tweets without a prompt: their texts, and whether each ended by itself."""
-        samples = generate(self.bundle, [""], replace(settings, num_samples=number))
+        samples = generate(self.bundle, [""], replace(settings, num_samples=number), raw=True)
         return [(sample.text, sample.finish_reason == "stop") for sample in samples]
 
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, replace
 
 from config.schema import Config
 from evaluation.evaluate import evaluate, write_results
-from generate.generate import Sample, format_sample, generate, load_copy_check
+from generate.best_of import Sample
+from generate.generate import format_sample, generate, load_copy_check
 from model.checkpoint import load_bundle
 from model.device import choose_device
 from trainer.saving import State

@@ -19,11 +19,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Match
 
 from config.schema import GenerateConfig, ServeConfig, UserError
-from generate.generate import PromptTooLong
+from generate.drafts import PromptTooLong
 from server.engine import Engine, QueueFull, TextRequest
 from server.middleware import BrowserOrigins, Metrics, PlainRequests, RequestChecks
 from server.responses import ChatReply, EventStream, TextCompletion, wait_until_done
 from server.schemas import (
+    MAX_TEXTS,
     MODEL_NAME,
     ApiError,
     ChatCompletion,
@@ -39,6 +40,16 @@ from server.schemas import (
 )
 
 MIN_TEMPERATURE = 0.01  # below it the logits would overflow, and the likeliest token wins anyway
+REFUSED_PAIRS = [  # of values that are allowed alone: a stream of the best of several, and more texts than are written
+    {"required": list(pair), "properties": pair}
+    for pair in (
+        {"stream": {"const": True}, "best_of": {"type": "integer", "minimum": 2}},
+        *(
+            {"n": {"type": "integer", "minimum": most + 1}, "best_of": {"type": "integer", "maximum": most}}
+            for most in range(1, MAX_TEXTS)
+        ),
+    )
+]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]
 
 
@@ -71,9 +82,15 @@ class Routes:
         """Continue a prompt."""
         prompt: Any = body.prompt
         single = isinstance(prompt, str) or isinstance(prompt[0], int)
+        n = body.n or 1
+        best_of = n if body.best_of is None else body.best_of
+        if best_of < n:
+            raise ApiError(400, f"best_of is {best_of}, but n is {n}: best_of texts are written", param="best_of")
+        if (body.best_of or 1) > 1 and body.stream:
+            raise ApiError(400, "best_of can't be streamed: the best text is known only at the end", param="best_of")
         options = {"logprobs": body.logprobs, "echo": bool(body.echo), "write": body.max_tokens != 0}
-        texts = self.submit([prompt] if single else prompt, body, "prompt", **options)
-        completion = TextCompletion(texts, body.n or 1, logprobs=body.logprobs is not None)
+        texts = self.submit([prompt] if single else prompt, body, "prompt", best_of=best_of, **options)
+        completion = TextCompletion(texts, n, best_of=best_of, logprobs=body.logprobs is not None)
         return await self.respond(completion, body, request)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
@@ -83,24 +100,32 @@ class Routes:
         users = [message for message in body.messages if message.role == "user"] or body.messages
         content = users[-1].content or ""
         prompt = content if isinstance(content, str) else "".join(part.text for part in content)
-        return await self.respond(ChatReply(self.submit([prompt], body, "messages"), body.n or 1), body, request)
+        n = body.n or 1
+        return await self.respond(ChatReply(self.submit([prompt], body, "messages", best_of=n), n, n), body, request)
 
-    def submit(self, prompts: list[Any], body: SamplingRequest, param: str, **options: Any) -> list[TextRequest]:
-        """Submit all texts of a request to the engine, or none; `options` are those of `Engine.submit`.
+    def submit(
+        self, prompts: list[Any], body: SamplingRequest, param: str, *, best_of: int, **options: Any
+    ) -> list[TextRequest]:
+        """Submit all texts of a request to the engine, `best_of` for each prompt, or none.
+
+        `options` are those of `Engine.submit`. If there are more than n for each prompt, they are candidates of one
+        seed.
 
         Raises:
             ApiError: a prompt does not fit or is no text (`param` is the field that holds the prompts), or the queue
                 is full.
         """
         check_model(body.model)
-        sampling = self.sampling(body)
+        choose = best_of > (body.n or 1)
+        sampling = replace(self.sampling(body), best_of=best_of if choose else 1)
         seed = secrets.randbelow(2**31) if body.seed is None else body.seed
         stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
         texts: list[TextRequest] = []
         try:
             for prompt in prompts:
-                for number in range(body.n or 1):
-                    texts.append(self.engine.submit(prompt, sampling, seed=seed + number, stop=stop, **options))
+                for number in range(best_of):
+                    which: dict[str, Any] = {"seed": seed, "candidate": number} if choose else {"seed": seed + number}
+                    texts.append(self.engine.submit(prompt, sampling, stop=stop, **which, **options))
         except (UserError, QueueFull) as error:
             for text in texts:
                 text.cancel()
@@ -232,6 +257,7 @@ def patch_openapi(schema: dict[str, Any], engine: Engine, *, keyed: bool) -> dic
         schemas[name]["properties"]["model"]["enum"] = [MODEL_NAME]
     _, _, ids, lists = schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"]
     ids["maxItems"] = lists["items"]["maxItems"] = longest
+    schemas["CompletionRequest"]["not"] = {"anyOf": REFUSED_PAIRS}
     if keyed:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in schema["paths"].items():

@@ -2,7 +2,7 @@
 
 Requests wait in a queue until there is a place among the texts that are being written. A text gives its place up when
 it ends or is cancelled, and the next request joins. A text does not depend on the others: it equals the one that
-`generate.generate.generate` writes for the same prompt, settings and seed.
+`generate.generate.generate` writes with `raw=True` for the same prompt, settings and seed.
 """
 
 import asyncio
@@ -18,8 +18,9 @@ from types import TracebackType
 from torch import Tensor
 
 from config.schema import GenerateConfig
+from generate.best_of import Sample, finish
 from generate.copies import CopyCheck
-from generate.generate import Draft, DraftBatch, Sample, finish, start
+from generate.drafts import Draft, DraftBatch, start
 from model.checkpoint import Bundle
 from model.tokenizer import END, END_TEXT
 from server.streaming import StopBuffer, TextDelta, Token, score_prompt
@@ -209,6 +210,7 @@ class Engine:
         settings: GenerateConfig,
         *,
         seed: int,
+        candidate: int = 0,
         logprobs: int | None = None,
         stop: Sequence[str] = (),
         echo: bool = False,
@@ -218,8 +220,7 @@ class Engine:
 
         Args:
             prompt: text, or GPT-2 token ids. The model reads an end mark before it, also if the ids begin with none.
-            settings: how it is sampled; its `num_samples` and `seed` are ignored.
-            seed: of this text.
+            settings, seed, candidate: how it is sampled; the `num_samples` and `seed` of `settings` are ignored.
             logprobs: how many of the likeliest tokens to score beside each token; None: no log-probabilities at all.
             stop: the text ends before any of these strings.
             echo: the text begins with the prompt; with `logprobs`, a space at the prompt's end is kept.
@@ -227,12 +228,12 @@ class Engine:
 
         Raises:
             UserError: the prompt is no valid text, or too long (PromptTooLong).
-            QueueFull: the queue is full, or the engine is closed.
+            QueueFull: the queue is full, or the engine closed.
         """
         if isinstance(prompt, str) and echo and logprobs is not None:
             prompt = self.bundle.tokenizer.encode(prompt)
         end_mark_first = not isinstance(prompt, str) and list(prompt[:1]) == [END]
-        draft = start(self.bundle, prompt[1:] if end_mark_first else prompt, settings, seed)
+        draft = start(self.bundle, prompt[1:] if end_mark_first else prompt, settings, seed, candidate=candidate)
         draft.uniform = draft.uniform if write else []  # one number for each token it may get
         request = TextRequest(self, draft, end_mark_first, logprobs=logprobs, stop=stop, echo=echo)
         with self._wake:

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from generate.best_of import merit
 from server.engine import TextRequest, stream_deltas
 from server.schemas import MODEL_NAME, ApiError
 from server.streaming import Token, token_text
@@ -21,13 +22,16 @@ class TextCompletion:
     """The response to one request of /v1/completions.
 
     Attributes:
-        texts: one for each choice; `n` in a row have the same prompt.
+        texts: `best_of` in a row have the same prompt.
+        n: how many of these are sent, as choices.
+        best_of: at least `n`; if it is more, the best are sent, chosen as in generate/best_of.py.
         logprobs: whether the choices hold log-probabilities.
         include_usage: whether a stream ends with the usage.
     """
 
     texts: list[TextRequest]
     n: int
+    best_of: int
     logprobs: bool = False
     include_usage: bool = False
     id: str = field(default_factory=lambda: "cmpl-" + secrets.token_hex(12))
@@ -45,23 +49,33 @@ class TextCompletion:
 
     def usage(self) -> dict[str, int]:
         """Tokens read (each prompt once, with the end mark before it) and written."""
-        read = sum(1 + len(text.draft.ids) for text in self.texts[:: self.n])
+        read = sum(1 + len(text.draft.ids) for text in self.texts[:: self.best_of])
         written = sum(len(text.draft.new) for text in self.texts)
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
     def whole(self) -> dict[str, Any]:
         """The whole response, once all texts have ended."""
         choices = [
-            self.choice(index, text.text, text.tokens, text.finish_reason) for index, text in enumerate(self.texts)
+            self.choice(index, text.text, text.tokens, text.finish_reason) for index, text in enumerate(self.chosen())
         ]
         return self.body(self.kind, choices, usage=self.usage())
+
+    def chosen(self) -> list[TextRequest]:
+        """The texts to send: of each prompt all, or the `n` best, the best one first. All must have ended."""
+        if self.best_of == self.n:
+            return self.texts
+        kept: list[TextRequest] = []
+        for first in range(0, len(self.texts), self.best_of):
+            texts = self.texts[first : first + self.best_of]
+            kept += sorted(texts, key=lambda text: merit(text.result()), reverse=True)[: self.n]
+        return kept
 
     def choice(self, index: int, text: str, tokens: Sequence[Token], reason: str | None) -> dict[str, Any]:
         """A choice of the response. The log-probabilities have OpenAI's older form: top_logprobs always holds the
         sampled token too."""
         scores = None
         if self.logprobs:
-            tokenizer = self.texts[index].engine.bundle.tokenizer
+            tokenizer = self.texts[0].engine.bundle.tokenizer
             scores = {
                 "tokens": [token.text for token in tokens],
                 "token_logprobs": [token.logprob for token in tokens],

@@ -84,7 +84,6 @@ UNSUPPORTED = {  # the error message for each
     "presence_penalty": "not supported, use repetition_penalty",
     "logit_bias": "not supported, leave it out",
     "suffix": "not supported, the model only goes on with a prompt",
-    "best_of": "not supported, ask for n texts and choose",
     "tools": "not supported, the model knows none",
     "response_format": "not supported, the model only writes text",
     "logprobs": "0 to 5 on /v1/completions, none on /v1/chat/completions",
@@ -138,7 +137,10 @@ class CompletionRequest(SamplingRequest):
     logprobs: Annotated[int, Field(ge=0, le=5, description="of the model, at temperature 1"), WHOLE] | None = None
     echo: bool | None = None
     suffix: Annotated[str, Field(max_length=0)] | None = None
-    best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
+    best_of: (
+        Annotated[int, Field(ge=1, le=MAX_TEXTS, description="write so many, send the n best; not with stream"), WHOLE]
+        | None
+    ) = None
 
 
 class TextPart(Strict):

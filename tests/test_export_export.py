@@ -124,7 +124,7 @@ def test_transformers_cuts_text_as_we_do(
 def test_transformers_writes_the_same_text(hard: Bundle, peer: tuple[Any, Any]) -> None:
     model, tokenizer = peer
     settings = replace(hard.config.generate, temperature=0.0, num_samples=1, max_new_tokens=47)
-    ours = generate(hard, PROMPTS, settings)
+    ours = generate(hard, PROMPTS, settings, raw=True)
     for prompt, sample in zip(PROMPTS, ours, strict=True):
         given = tokenizer(END_TEXT + prompt, return_tensors="pt")
         written = model.generate(**given, do_sample=False)[0].tolist()[1:]
@@ -142,7 +142,7 @@ def test_transformers_stops_at_the_end(trained: tuple[Config, Bundle], tmp_path:
     assert all(ids[0] == END and (ids[-1] == END or len(ids) == context) for ids in written)
     assert all(END not in ids[1:-1] for ids in written)
     assert sum(ids[-1] == END for ids in written) > 10
-    samples = generate(bundle, PROMPTS, replace(config.generate, temperature=0.0, num_samples=1))
+    samples = generate(bundle, PROMPTS, replace(config.generate, temperature=0.0, num_samples=1), raw=True)
     ended = [sample for sample in samples if sample.finish_reason == "stop"]
     assert ended
     for sample in ended:

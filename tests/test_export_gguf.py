@@ -124,7 +124,7 @@ def ask(module: Path, model: Path, prompts: list[str], *, limit: int) -> list[di
 def greedy(bundle: Bundle, prompts: list[str], *, limit: int) -> list[list[int]]:
     """Our ids after each prompt, the end mark included."""
     settings = replace(bundle.config.generate, temperature=0.0, num_samples=1, max_new_tokens=limit)
-    samples = generate(bundle, prompts, settings)
+    samples = generate(bundle, prompts, settings, raw=True)
     bodies = [sample.ids[len(bundle.tokenizer.encode(sample.prompt)) :] for sample in samples]
     return [ids + [END] * (sample.finish_reason == "stop") for ids, sample in zip(bodies, samples, strict=True)]
 

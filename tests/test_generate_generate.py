@@ -34,7 +34,7 @@ def test_greedy_text_equals_a_plain_loop(trained: Trained) -> None:
     config, bundle = trained
     settings = replace(config.generate, temperature=0.0, num_samples=1, max_new_tokens=12)
     prompts = ["Mars", "", "The van is", "🚀"]
-    for sample, prompt in zip(generate(bundle, prompts, settings), prompts, strict=True):
+    for sample, prompt in zip(generate(bundle, prompts, settings, raw=True), prompts, strict=True):
         assert (sample.ids, sample.finish_reason) == plain_greedy(bundle, prompt, 12)
 
 
@@ -53,13 +53,13 @@ def test_a_text_does_not_depend_on_its_neighbours(trained: Trained) -> None:
 def test_streaming_gives_the_same_text(trained: Trained) -> None:
     config, bundle = trained
     for seed in range(40):  # some of them hold half a character
-        whole = generate(bundle, ["Mars"], replace(config.generate, num_samples=1, seed=seed))[0]
+        whole = generate(bundle, ["Mars"], replace(config.generate, num_samples=1, seed=seed), raw=True)[0]
         assert "Mars" + "".join(stream(bundle, "Mars", config.generate, seed=seed)) == whole.text
 
 
 def test_why_it_ended(trained: Trained) -> None:
     config, bundle = trained
-    for sample in generate(bundle, [""], replace(config.generate, num_samples=30, max_new_tokens=6)):
+    for sample in generate(bundle, [""], replace(config.generate, num_samples=30, max_new_tokens=6), raw=True):
         assert sample.tokens <= 6
         if sample.finish_reason == "stop":
             assert sample.tokens == len(sample.ids) + 1
@@ -72,7 +72,7 @@ def test_long_prompts_and_long_texts_fit_the_context(trained: Trained) -> None:
     context = bundle.model.config.block_size
     longest = " Mars" * (context - 2)
     settings = replace(config.generate, num_samples=2, max_new_tokens=500, temperature=1.5)
-    samples = generate(bundle, [longest.strip(), "Hi"], settings)
+    samples = generate(bundle, [longest.strip(), "Hi"], settings, raw=True)
     assert all(len(sample.ids) <= context for sample in samples)
     with pytest.raises(UserError, match=f"the context only {context}: shorten"):
         generate(bundle, [longest + " Mars Mars"], settings)
@@ -88,7 +88,7 @@ def test_odd_prompts_give_a_sensible_text(trained: Trained, prompt: str) -> None
 def test_the_shared_row_and_penalties_are_respected(trained: Trained) -> None:
     config, bundle = trained
     settings = replace(config.generate, num_samples=20, temperature=3.0, top_p=1.0, repetition_penalty=1e9)
-    for sample in generate(bundle, [""], settings):
+    for sample in generate(bundle, [""], settings, raw=True):
         assert not any(bundle.vocabulary.is_shared[bundle.vocabulary.id_of[index]] for index in sample.ids)
         assert len(set(sample.ids)) == len(sample.ids)  # nothing is ever said twice under such a penalty
 

@@ -97,7 +97,7 @@ def test_writing_token_by_token_gives_the_likeliest_tokens(ensemble: Ensemble) -
     bundle = Bundle(ensemble, TOKENIZER, ensemble.vocabulary, CONFIG, {})
     settings = replace(CONFIG.generate, num_samples=20, temperature=0.0, max_new_tokens=12)
     for prompt in ("", "The rocket"):
-        for sample in generate(bundle, [prompt], replace(settings, num_samples=1)):
+        for sample in generate(bundle, [prompt], replace(settings, num_samples=1), raw=True):
             (framed,) = framed_ids([Tweet(sample.text, False)], TOKENIZER)
             ids = ensemble.vocabulary.from_gpt2([framed[0], *sample.ids])
             allowed = ensemble.vocabulary.forbid_shared(ensemble(ids[None])[0])

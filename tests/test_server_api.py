@@ -54,7 +54,7 @@ def ask(client: OpenAI, prompt: Any, **more: Any) -> Any:
 def test_a_completion_is_what_generate_writes(trained: Trained, client: OpenAI) -> None:
     bundle = trained[1]
     answer = ask(client, "The van", seed=4)
-    expected = generate(bundle, ["The van"], replace(served().generate, seed=4, num_samples=1))[0]
+    expected = generate(bundle, ["The van"], replace(served().generate, seed=4, num_samples=1), raw=True)[0]
     choice = answer.choices[0]
     assert ("The van" + choice.text, choice.finish_reason) == (expected.text, expected.finish_reason)
     assert answer.object == "text_completion" and answer.model == MODEL_NAME and answer.id.startswith("cmpl-")
@@ -63,6 +63,32 @@ def test_a_completion_is_what_generate_writes(trained: Trained, client: OpenAI) 
     assert answer.usage.total_tokens == read + expected.tokens
     assert ask(client, "The van", seed=4).choices[0].text == choice.text
     assert ask(client, "The van", seed=5).choices[0].text != choice.text
+
+
+def test_best_of_sends_the_likeliest(trained: Trained, client: OpenAI) -> None:
+    """As OpenAI's: best_of are written, the n with the highest mean log-probability are sent."""
+    bundle, how = trained[1], {"seed": 3, "max_tokens": 12, "temperature": 0.9, "logprobs": 0}
+    settings = replace(served().generate, num_samples=1, max_new_tokens=12, temperature=0.9)
+    best = ask(client, ["Mars", "The van"], best_of=6, **how)
+    for prompt, choice in zip(("Mars", "The van"), best.choices, strict=True):
+        assert prompt + choice.text == generate(bundle, [prompt], replace(settings, seed=3, best_of=6))[0].text
+    two = ask(client, ["Mars", "The van"], best_of=6, n=2, **how)
+    all_six = ask(client, ["Mars", "The van"], best_of=6, n=5, **how)
+    means = [sum(choice.logprobs.token_logprobs) / len(choice.logprobs.tokens) for choice in all_six.choices]
+    assert len(means) == 10 and len({choice.text for choice in all_six.choices}) == 10
+    for first in (0, 5):  # texts of three words or more come first
+        texts = [choice.text.split() for choice in all_six.choices[first : first + 5]]
+        short = [sum(any(map(str.isalnum, word)) for word in words) < 3 for words in texts]
+        order = list(zip(short, [-mean for mean in means[first : first + 5]], strict=True))
+        assert order == sorted(order)
+    assert [choice.index for choice in two.choices] == [0, 1, 2, 3]
+    expected = [all_six.choices[place].text for place in (0, 1, 5, 6)]
+    assert [choice.text for choice in two.choices] == expected
+    assert [two.choices[place].text for place in (0, 2)] == [choice.text for choice in best.choices]
+    assert best.usage == two.usage == all_six.usage  # all six are paid for
+    assert best.usage.completion_tokens > sum(len(choice.logprobs.tokens) for choice in all_six.choices)
+    plain, same = (ask(client, "Mars", n=3, seed=3, max_tokens=12, **more) for more in ({}, {"best_of": 3}))
+    assert [choice.text for choice in plain.choices] == [choice.text for choice in same.choices]  # nothing to choose
 
 
 def test_several_choices_and_prompts(client: OpenAI) -> None:
@@ -196,7 +222,10 @@ def test_models(client: OpenAI) -> None:
         ({"logprobs": 6}, "logprobs: 0 to 5"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop must be a string, or a list of at most 4"),
         ({"stop": ["a", "b" * 201]}, "each of at most 200 characters"),
-        ({"best_of": 2}, "best_of: not supported, ask for n texts"),
+        ({"best_of": 0}, "best_of: Input should be greater than or equal to 1"),
+        ({"best_of": 21}, "best_of: Input should be less than or equal to 20"),
+        ({"best_of": 2, "n": 3}, "best_of is 2, but n is 3"),
+        ({"best_of": 2, "stream": True}, "best_of can't be streamed"),
         ({"frequency_penalty": 0.5}, "frequency_penalty: not supported, use repetition_penalty"),
         ({"suffix": "end"}, "suffix: not supported"),
         ({"extra_body": {"min_p": 1.0}}, "min_p: "),

@@ -13,7 +13,8 @@ import torch
 
 from config.schema import Config, UserError
 from generate.copies import CopyCheck
-from generate.generate import DraftBatch, generate, start
+from generate.drafts import DraftBatch, start
+from generate.generate import generate
 from model.checkpoint import Bundle
 from model.tokenizer import END
 from server.engine import Engine, QueueFull, stream_deltas
@@ -60,7 +61,7 @@ def test_texts_are_those_of_generate_whoever_runs_beside_them(trained: Trained, 
         )
         for n in range(16)
     ]
-    alone = [generate(bundle, [prompt], how)[0] for prompt, how in zip(prompts, settings, strict=True)]
+    alone = [generate(bundle, [prompt], how, raw=True)[0] for prompt, how in zip(prompts, settings, strict=True)]
     requests = []
     for n, (prompt, how) in enumerate(zip(prompts, settings, strict=True)):
         requests.append(engine.submit(prompt, how, seed=n))

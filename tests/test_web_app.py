@@ -20,7 +20,8 @@ from markupsafe import Markup
 
 from config.cli import parse
 from config.schema import Config, GenerateConfig, UserError
-from generate.generate import Sample, generate
+from generate.best_of import Sample
+from generate.generate import generate
 from model.checkpoint import Bundle
 from model.tokenizer import END, load_tokenizer
 from server.engine import Engine

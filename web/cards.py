@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 
 from markupsafe import Markup
 
-from generate.generate import Sample
-from server.engine import TextRequest
+from generate.best_of import Sample
+from server.best_text import BestText
 from web.templates import render
 
 REASONS = {"stop": "ended by itself", "length": "cut at the length limit"}
@@ -17,7 +17,7 @@ class Column:
     """The tweets of one model. `samples` holds those that are finished, by the number of their request."""
 
     model: str
-    requests: list[TextRequest]
+    requests: list[BestText]
     samples: dict[int, Sample]
 
 

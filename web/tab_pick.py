@@ -9,7 +9,7 @@ import torch
 from markupsafe import Markup
 
 from config.schema import GenerateConfig, UserError
-from generate.generate import read_prompts, seen_ids, start
+from generate.drafts import read_prompts, seen_ids, start
 from generate.sampling import filtered
 from inspection.page import token_label
 from model.checkpoint import Bundle

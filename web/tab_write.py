@@ -10,6 +10,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from config.schema import GenerateConfig, UserError
+from server.best_text import BestText
 from server.engine import Engine, QueueFull
 from server.schemas import MAX_TEXTS
 from web.cards import Column, cards
@@ -32,7 +33,7 @@ def submit_column(engine: Engine, name: str, prompt: str, settings: GenerateConf
     column = Column(name, [], {})
     try:
         for number in range(settings.num_samples):
-            column.requests.append(engine.submit(prompt, settings, seed=settings.seed + number))
+            column.requests.append(BestText(engine, prompt, settings, seed=settings.seed + number))
     except (UserError, QueueFull):
         cancel_columns([column])
         raise
