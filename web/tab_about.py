@@ -6,19 +6,20 @@ import gradio as gr
 from markupsafe import Markup
 
 from config.schema import PathsConfig, UserError
+from generate.copies import RULES
 from inspection.page import model_summary
 from model.checkpoint import Bundle
 from utils.preprocess import load_processed
-from web.templates import figures_table, render
+from web.templates import figures_table, render, source_name
 
 WARNING = (
-    "This is a parody machine. It imitates the style of some tweets and knows nothing. What it writes was not said by "
-    "the person whose tweets it learnt from, or by anybody else; don't pass it off as theirs."
+    "This is a parody machine. It imitates the style of some tweets and knows nothing. What it makes up was not said "
+    "by the person whose tweets it learnt from, or by anybody else; don't pass it off as theirs."
 )
 LIMITS = (
     "It learnt from a few thousand short texts, so it knows little of the world, and nothing after they were written.",
     "Its facts are accidents: names, numbers and dates are only what often stood together.",
-    "It can repeat training tweets. Those that hold 8 words or more in a row of one are marked so.",
+    f"It can repeat training tweets, short ones most of all. {RULES}",
     "What was offensive or wrong in the tweets can come back.",
     "It reads and writes one tweet at a time, mostly in English, and can't follow instructions.",
 )
@@ -69,7 +70,7 @@ def training_tweets(bundle: Bundle, paths: PathsConfig) -> str:
     if not info or info["split"]["hash"] != bundle.info.get("split_hash"):
         return "not those that are in this folder now"
     kind = "invented posts" if info["source"].get("fiction") else "posts"
-    return f"{info['split']['train']:,} {kind} of {info['source']['path']}"
+    return f"{info['split']['train']:,} {kind} of {source_name(info['source'])}"
 
 
 def about(bundle: Bundle, paths: PathsConfig) -> Markup:
