@@ -40,15 +40,12 @@ from server.schemas import (
 )
 
 MIN_TEMPERATURE = 0.01  # below it the logits would overflow, and the likeliest token wins anyway
-REFUSED_PAIRS = [  # of values that are allowed alone: a stream of the best of several, and more texts than are written
-    {"required": list(pair), "properties": pair}
-    for pair in (
-        {"stream": {"const": True}, "best_of": {"type": "integer", "minimum": 2}},
-        *(
-            {"n": {"type": "integer", "minimum": most + 1}, "best_of": {"type": "integer", "maximum": most}}
-            for most in range(1, MAX_TEXTS)
-        ),
-    )
+PAIRS: list[dict[str, dict[str, Any]]] = [  # of values that are refused together: a stream of the best of several, ...
+    {"stream": {"const": True}, "best_of": {"type": "integer", "minimum": 2}},
+    *(  # ... and more texts than are written
+        {"n": {"type": "integer", "minimum": most + 1}, "best_of": {"type": "integer", "maximum": most}}
+        for most in range(1, MAX_TEXTS)
+    ),
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]
 
@@ -257,7 +254,7 @@ def patch_openapi(schema: dict[str, Any], engine: Engine, *, keyed: bool) -> dic
         schemas[name]["properties"]["model"]["enum"] = [MODEL_NAME]
     _, _, ids, lists = schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"]
     ids["maxItems"] = lists["items"]["maxItems"] = longest
-    schemas["CompletionRequest"]["not"] = {"anyOf": REFUSED_PAIRS}
+    schemas["CompletionRequest"]["not"] = {"anyOf": [{"required": list(pair), "properties": pair} for pair in PAIRS]}
     if keyed:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in schema["paths"].items():
