@@ -74,6 +74,24 @@ def playing(trained: tuple[Config, Bundle], root: Path) -> Iterator[Playground]:
         yield Playground(config, engine)
 
 
+@contextmanager
+def playground_at(playground: Playground) -> Iterator[str]:
+    """The address of the whole server, API and playground."""
+    from web.serve import application
+
+    ready = threading.Event()
+    with listen(playground.config.serve) as sock:
+        server = make_server(application(playground.engine, playground.config), ready=ready.set)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            assert ready.wait(20)
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
 @torch.no_grad()
 def endless(bundle: Bundle) -> Bundle:
     """The same model, but its texts never end by themselves."""
