@@ -7,6 +7,9 @@ from itertools import accumulate, pairwise
 from utils.scripts import SPACELESS, WORD, units, weight
 
 SPAN = 8  # words in a row that count as copied
+WORD_FOR_WORD = "a training tweet, word for word"
+SPAN_OF_ONE = f"{SPAN} words in a row of a training tweet"
+RULES = f"A tweet is marked as copied if it is {WORD_FOR_WORD} (ignoring case and punctuation), or has {SPAN_OF_ONE}."
 SEPARATOR, UNSEEN = "\x00", "\x01"  # between training tweets; a word that no training tweet has
 FIRST, LAST = 2, 0x10FFFF  # characters that stand for words
 PART = re.compile(f"{SPACELESS.pattern}|(?:(?!{SPACELESS.pattern})\\S)+")  # one character, or what spaces separate
@@ -75,6 +78,12 @@ class CopyCheck:
             copied[start:end] = [True] * (end - start)
         edges = [0, *(i for i in range(1, len(text)) if copied[i] != copied[i - 1]), len(text)]
         return [(text[a:b], copied[a]) for a, b in pairwise(edges) if b > a]
+
+    def how(self, text: str) -> str:
+        """By which of the RULES the text is a copy, in words; "" if it is none."""
+        if self.exact(text):
+            return WORD_FOR_WORD
+        return SPAN_OF_ONE if self.has_span(text) else ""
 
     def is_copy(self, text: str) -> bool:
         """Whether the text is a training tweet or holds a long span of one."""

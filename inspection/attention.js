@@ -4,7 +4,6 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const { tokens, models } = data;
 const T = tokens.length;
-const UNSEEN = -1; // the id of "(unseen)"
 const FULL_SURPRISE = 14; // bits at which a box is darkest: 1 in 16,000
 const view = { at: T - 1, lines: false };
 
@@ -168,6 +167,13 @@ function bars(model, rows) {
   return element("div", { class: "bars" }, ...rows.map((row) => bar(model, row, longest)));
 }
 
+// A note on the tokens that training never showed: they are no guess, but together they have some probability.
+function unseen(model) {
+  const share = model.unseen[view.at] / 10000;
+  if (share < 0.001) return [];
+  return [element("p", { class: "key" }, `All tokens that it never met in training together: ${percent(share)}.`)];
+}
+
 function updateLens(model) {
   const names = ["before any layer", ...Array.from({ length: model.layers }, (_, layer) => `after layer ${layer + 1}`)];
   const lines = model.lens.map((stage, place) => {
@@ -250,7 +256,7 @@ function update() {
   for (const node of document.querySelectorAll(".here")) node.textContent = tokens[view.at].text;
   for (const model of models) {
     updateTokens(model);
-    model.part.guesses.replaceChildren(bars(model, guesses(model)));
+    model.part.guesses.replaceChildren(bars(model, guesses(model)), ...unseen(model));
     updateLens(model);
     updateHeads(model);
     updateOff(model);
@@ -261,7 +267,10 @@ function update() {
 function build() {
   document.querySelector("main").classList.toggle("single", models.length === 1);
   document.querySelector("#bytes").hidden = !tokens.some(({ text }) => text.startsWith("‹"));
-  document.querySelector("#unseen").hidden = !models.some(({ pieces }) => UNSEEN in pieces);
+  if (data.text) {
+    document.querySelector("#text").textContent = `“${data.text}”`;
+    document.title = `${data.text} – inside the model`;
+  }
   for (const model of models) {
     prepare(model);
     buildTokens(model);
@@ -280,4 +289,13 @@ function build() {
     if (innerWidth !== width) models.forEach(drawHead); // a phone changes the height alone as it scrolls
     width = innerWidth;
   });
+  if (parent !== window) tellHeight();
+}
+
+// In a frame: the page around it is told how high this one is, so that only that one scrolls.
+function tellHeight() {
+  document.documentElement.classList.add("framed");
+  const tell = () => parent.postMessage({ height: document.documentElement.getBoundingClientRect().height }, "*");
+  new ResizeObserver(tell).observe(document.body);
+  tell();
 }

@@ -10,15 +10,27 @@ import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from config.schema import UserError
 from model.checkpoint import Bundle
+from model.language_model import LanguageModel
 from model.tokenizer import END
 from model.transformer import GPT, Attention
+
+
+def with_gpt(bundle: Bundle[LanguageModel], name: str) -> Bundle[GPT]:
+    """The same bundle, if its model is one of ours.
+
+    Raises:
+        UserError: it is a model of `transformers`.
+    """
+    if not isinstance(bundle.model, GPT):
+        raise UserError(f"{name} is a model of transformers: only the attention of this program's own models is shown")
+    return cast("Bundle[GPT]", bundle)
 
 
 def read(bundle: Bundle, text: str) -> list[int]:

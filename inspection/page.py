@@ -29,13 +29,13 @@ from utils.files import atomic_write
 SOURCES = Path(__file__).parent
 GUESSES = 6  # likeliest next tokens shown at each place
 LENS_GUESSES = 4  # and after each layer
-UNSEEN = -1  # stands for all tokens without a vocabulary entry of their own
+UNSEEN = -1  # stands for all tokens without a vocabulary entry of their own, which share their probability
 
 
 def token_label(tokenizer: Tokenizer, index: int) -> str:
     """A readable label of a token: a dot stands for a space; a token that is no text by itself is shown as bytes."""
     if index == UNSEEN:
-        return "(unseen)"
+        return "any token it never met"
     if index == END:
         return "⟨end⟩"
     raw = tokenizer.token_bytes[index]
@@ -63,8 +63,9 @@ class ModelReader:
         return torch.cat([probs[..., self.own], probs[..., self.shared].sum(-1, keepdim=True)], -1)
 
     def likeliest(self, chances: Tensor, count: int) -> list[Any]:
-        """The likeliest tokens at each place as [id, probability in 1/10,000], the likeliest first."""
-        top = chances.topk(min(count, chances.shape[-1]))
+        """The likeliest tokens at each place as [id, probability in 1/10,000], the likeliest first; never UNSEEN."""
+        own = chances[..., :-1]
+        top = own.topk(min(count, own.shape[-1]))
         return torch.stack([self.token_ids[top.indices], ten_thousandths(top.values)], -1).tolist()
 
     def weights(self) -> str:
@@ -83,7 +84,7 @@ class ModelReader:
         after = self.probabilities(logits)
         gains = after - chances
         risen = gains.argmax(-1, keepdim=True)
-        top = chances.topk(min(GUESSES, chances.shape[-1])).indices
+        top = chances[:, :-1].topk(min(GUESSES, chances.shape[-1] - 1)).indices
         up = [self.token_ids[risen], ten_thousandths(chances.gather(1, risen)), ten_thousandths(after.gather(1, risen))]
         return {
             "moved": ten_thousandths(gains.clamp(min=0).sum(-1)).tolist(),
@@ -110,6 +111,7 @@ class ModelReader:
             "weights": self.weights(),
             "surprise": [None, *surprise(self.bundle, self.ids, lens[-1]).tolist()],
             "guesses": guesses,
+            "unseen": ten_thousandths(chances[:, -1]).tolist(),
             "lens": stages,
             "off": off,
             "pieces": {index: token_label(self.bundle.tokenizer, index) for index in sorted(shown)},
@@ -145,6 +147,7 @@ def attention_page(
     bundles = [bundle] if other is None else [bundle, other]
     texts = [read(each, prompt) for each in bundles]  # the same ids; refused if they do not fit into one of the models
     data = {
+        "text": prompt.strip(),
         "tokens": [{"id": index, "text": token_label(bundle.tokenizer, index)} for index in texts[0]],
         "models": [ModelReader(each, texts[0]).values(name) for each, name in zip(bundles, names, strict=False)],
     }

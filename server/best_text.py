@@ -1,7 +1,7 @@
 """The best of several candidates for one text, for the playground: what `python main.py generate` would show."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
 from config.schema import GenerateConfig
@@ -19,7 +19,7 @@ class BestText:
 
     Args:
         engine: writes the candidates.
-        prompt: the beginning of the text.
+        prompt: the beginning of the text, as text or as GPT-2 token ids.
         settings: how it is sampled; its `num_samples` and `seed` are ignored.
         seed: of this text.
 
@@ -31,7 +31,7 @@ class BestText:
         UserError, QueueFull: see Engine.submit; then nothing is left in the queue.
     """
 
-    def __init__(self, engine: Engine, prompt: str, settings: GenerateConfig, *, seed: int) -> None:
+    def __init__(self, engine: Engine, prompt: str | Sequence[int], settings: GenerateConfig, *, seed: int) -> None:
         self.engine, self.prompt, self.settings, self.seed = engine, prompt, settings, seed
         self.candidates: list[TextRequest] = []
         self.finished: Future[Sample] = Future()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 HEADER_SECONDS = 10.0  # a request's headers must arrive within this time
-GRACE_SECONDS = 1  # open streams may go on for this long after Ctrl-C
+GRACE_SECONDS = 0.5  # open streams may go on for this long after Ctrl-C
 
 
 def listen(settings: ServeConfig) -> socket.socket:
@@ -50,7 +50,10 @@ def run_server(app: "FastAPI", sock: socket.socket, *, ready: Callable[[], None]
 
 
 def make_server(app: "FastAPI", *, ready: Callable[[], None]) -> Any:
-    """A uvicorn.Server that calls `ready` when it listens, and closes connections whose headers come too slowly."""
+    """A uvicorn.Server that calls `ready` when it listens, and closes connections whose headers come too slowly.
+
+    When it is told to end, it closes all connections after GRACE_SECONDS.
+    """
     # long: the classes are here because uvicorn is an optional package, imported only to serve
     import h11
     import uvicorn
@@ -78,18 +81,28 @@ def make_server(app: "FastAPI", *, ready: Callable[[], None]) -> Any:
             self.watch()
 
     class ReadyServer(uvicorn.Server):
-        """Calls `ready` when it has started."""
+        """Calls `ready` when it has started, and ends soon after it is told to."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             ready()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """Close the connections that are open after GRACE_SECONDS; a page keeps one for as long as it is shown."""
+            asyncio.get_running_loop().call_later(GRACE_SECONDS, self.close_connections)
+            await super().shutdown(sockets)
+
+        def close_connections(self) -> None:
+            """End all connections; to their requests it looks as if the clients had left."""
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
 
     settings = uvicorn.Config(
         app,
         http=HeaderTimeoutProtocol,
         ws="none",
         log_level="warning",
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=1,
         server_header=False,
     )
     return ReadyServer(settings)

@@ -1,14 +1,17 @@
 """A real server on a free port, for tests that are clients."""
 
 import copy
+import html
+import json
+import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +23,7 @@ from server.api import create_api
 from server.engine import Engine
 from server.server import listen, make_server
 
+Made = TypeVar("Made")
 NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)>${alert(3)}{{value}}`\"'&amp; 🚀"
 
 
@@ -70,6 +74,24 @@ def playing(trained: tuple[Config, Bundle], root: Path) -> Iterator[Playground]:
         yield Playground(config, engine)
 
 
+@contextmanager
+def playground_at(playground: Playground) -> Iterator[str]:
+    """The address of the whole server, API and playground."""
+    from web.serve import application
+
+    ready = threading.Event()
+    with listen(playground.config.serve) as sock:
+        server = make_server(application(playground.engine, playground.config), ready=ready.set)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            assert ready.wait(20)
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
 @torch.no_grad()
 def endless(bundle: Bundle) -> Bundle:
     """The same model, but its texts never end by themselves."""
@@ -85,3 +107,25 @@ def until(condition: Any, seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
+
+
+def built(make: Callable[[], Made]) -> Made:
+    """A part of the page, by itself."""
+
+    import gradio as gr
+
+    from web.app import call_in_event_loop
+
+    def build() -> Made:
+        with gr.Blocks():
+            return make()
+
+    return call_in_event_loop(build)
+
+
+def data_of(page: str) -> list[dict[str, Any]]:
+    """What the cards hold for the buttons that save them."""
+    found = re.search(r'data-samples="([^"]*)"', page)
+    assert found
+    samples: list[dict[str, Any]] = json.loads(html.unescape(found[1]))
+    return samples

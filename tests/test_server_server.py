@@ -5,11 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, expect
 
 import web.serve
 from config.cli import parse, run_command
@@ -43,6 +45,28 @@ def test_it_serves_both_and_ends_at_once_with_a_stream_open(trained: tuple[Confi
             process.send_signal(signal.SIGINT)
             _, told = process.communicate(timeout=20)  # 1.4 s on a busy machine; the streams alone would go on longer
     assert process.returncode == 130 and "Traceback" not in told and "interrupted" in told, told
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_ctrl_c_ends_it_soon_and_in_one_line_with_a_page_open(trained: tuple[Config, Bundle], browser: Browser) -> None:
+    command = [sys.executable, "main.py", "serve", "--serve.port", "0", "--paths.root", trained[0].paths.root]
+    attended = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=attended
+    ) as process:
+        assert process.stdout is not None
+        page = browser.new_page()
+        page.goto(process.stdout.readline().split()[1])
+        page.get_by_role("button", name="Write", exact=True).click()
+        expect(page.locator(".card:not(.writing)").first).to_be_visible(timeout=20_000)
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+        seconds = time.monotonic() - started
+        page.close()
+    assert told.splitlines() == ["Ctrl-C ends.", "interrupted"] and process.returncode == 130
+    assert seconds < 3  # 0.8 on a machine with nothing else to do; once it was 5 or more
 
 
 def test_a_taken_port_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,58 +1,42 @@
 """The playground's parts by themselves; test_web_app_browser.py has the whole page in a real browser."""
 
-import html
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from xml.etree import ElementTree
 
-import gradio as gr
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
 from config.cli import parse
-from config.schema import Config, GenerateConfig, UserError
+from config.schema import Config
 from generate.best_of import Sample
-from generate.generate import generate
 from model.checkpoint import Bundle
-from model.tokenizer import END, load_tokenizer
+from model.tokenizer import load_tokenizer
 from server.engine import Engine
-from tests.serving import NASTY, Playground, playing
+from tests.serving import NASTY, Playground, built, data_of, playing
+from utils.clean import Cleaner
+from utils.filters import Filters
 from utils.preprocess import load_processed
-from web.app import call_in_event_loop
 from web.cards import Column, cards
 from web.charts import Curve, bar_chart, line_chart
-from web.models import NO_SECOND_MODEL, Models
+from web.models import Models
 from web.tab_about import about
-from web.tab_data import DataTab, change, find_examples, tokens_view
-from web.tab_pick import CHOICES_SHOWN, PickedText, choices_view, likeliest
+from web.tab_data import RULES, DataTab, change, find_examples, rules_table
+from web.tab_inside import tokens_view
 from web.tab_training import TrainingTab, file_versions, read_runs
-from web.tab_write import WriteTab, write_cards
-from web.templates import figures_table, notice, short_percent
+from web.templates import figures_table, notice, public, short_percent, source_name
 
 # Gradio still uses what pandas is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated")
 
-Made = TypeVar("Made")
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def built(make: Callable[[], Made]) -> Made:
-    """A part of the page, by itself."""
-
-    def build() -> Made:
-        with gr.Blocks():
-            return make()
-
-    return call_in_event_loop(build)
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +59,6 @@ def engine(playground: Playground) -> Engine:
 def empty(tmp_path: Path) -> Config:
     """Settings of a folder with nothing in it."""
     return parse("serve", ["--paths.root", str(tmp_path)])[0]
-
-
-def data_of(page: str) -> list[dict[str, Any]]:
-    """What the cards hold for the buttons that save them."""
-    found = re.search(r'data-samples="([^"]*)"', page)
-    assert found
-    samples: list[dict[str, Any]] = json.loads(html.unescape(found[1]))
-    return samples
 
 
 # ---- HTML and charts ------------------------------------------------------------------------------------------------
@@ -137,6 +113,22 @@ def test_percent(share: float, text: str) -> None:
     assert short_percent(share) == text
 
 
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("{root}/results/metrics.jsonl, line 1: not JSON", "results/metrics.jsonl, line 1: not JSON"),
+        ("can't read '/home/ann/my.csv': denied", "can't read 'my.csv': denied"),
+        (r"C:\Users\ann\my.csv is gone", "my.csv is gone"),
+        ("data/my.csv or since/until; `python main.py run`", "data/my.csv or since/until; `python main.py run`"),
+    ],
+)
+def test_no_folder_of_the_server_is_told(tmp_path: Path, message: str, shown: str) -> None:
+    paths = parse("serve", ["--paths.root", str(tmp_path / "of ann")])[0].paths
+    assert public(message.format(root=paths.root), paths) == shown
+    assert source_name({"path": "/home/ann/tweets/my.csv"}) == "my.csv"
+    assert source_name({"path": "?", "files": [{"path": "data/a.csv"}, {"path": "/b/b.csv"}]}) == "data/a.csv, b.csv"
+
+
 def shapes(drawn: str) -> dict[str, ElementTree.Element]:
     """The shapes of a chart that have a title, by that title."""
     found = re.search("<svg.*</svg>", drawn, re.DOTALL)
@@ -179,103 +171,6 @@ def test_bars_are_as_high_as_their_shares() -> None:
 # ---- what the tabs compute ------------------------------------------------------------------------------------------
 
 
-def test_the_cards_are_what_generate_writes(engine: Engine, config: Config, trained: tuple[Config, Bundle]) -> None:
-    settings = replace(config.generate, num_samples=4, seed=11)
-    pictures = list(write_cards(Models(engine, config), "student", "The rocket ", settings))
-    expected = generate(trained[1], ["The rocket "], settings)
-    written = data_of(pictures[-1])
-    assert [sample["model"] for sample in written] == ["best_model"] * 4 + ["student"] * 4
-    for first in (0, 4):  # the student is the same model here
-        assert [sample["text"] for sample in written[first : first + 4]] == [sample.text for sample in expected]
-    assert [sample["seed"] for sample in written] == [11, 12, 13, 14] * 2
-    assert pictures[0].count("writing") >= 8 and data_of(pictures[0]) == [] and "card writing" not in pictures[-1]
-    reasons = [
-        re.sub("<[^>]+>", "", line) for line in re.findall(r'<span class="(?:stop|length)">.*?</span>', pictures[-1])
-    ]
-    names = {"stop": "ended by itself", "length": "cut at the length limit"}
-    assert reasons == [names[sample.finish_reason] for sample in expected] * 2
-
-
-def test_a_copied_tweet_is_marked(engine: Engine, config: Config) -> None:
-    tweet = next(tweet.text for tweet in load_processed(config.paths).train if len(tweet.text) > 60)
-    settings = replace(config.generate, num_samples=1, max_new_tokens=1)
-    *_, last = write_cards(Models(engine, config), NO_SECOND_MODEL, tweet, settings)
-    assert "copied from training" in last and 'class="card known"' in last
-
-
-@pytest.mark.parametrize(
-    ("beside", "prompt", "number", "message"),
-    [
-        (NO_SECOND_MODEL, "a " * 200, 1, "the prompt has 200 tokens"),
-        ("gone", "a", 1, "there is no model"),
-        (NO_SECOND_MODEL, "a", 60, "waiting already"),
-    ],
-)
-def test_what_cant_be_written_is_told_in_one_line(
-    engine: Engine, config: Config, beside: str, prompt: str, number: int, message: str
-) -> None:
-    settings = replace(config.generate, num_samples=number)
-    (line,) = write_cards(Models(engine, config), beside, prompt, settings)
-    assert message in line and line.startswith('<p class="notice"')
-    (again,) = list(write_cards(Models(engine, config), NO_SECOND_MODEL, "b", replace(settings, num_samples=1)))[-1:]
-    assert "card" in again  # nothing was left behind
-
-
-def test_a_reader_who_leaves_gives_the_places_up(engine: Engine, config: Config) -> None:
-    before = engine.stats()["cancelled"]
-    pictures = write_cards(Models(engine, config), NO_SECOND_MODEL, "", replace(config.generate, num_samples=20))
-    next(pictures)
-    pictures.close()  # type: ignore[attr-defined]
-    assert engine.stats()["cancelled"] > before
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_the_choices_are_the_models_probabilities(
-    trained: tuple[Config, Bundle], config: Config, temperature: float
-) -> None:
-    bundle = trained[1]
-    settings = replace(config.generate, temperature=temperature, top_p=1.0)
-    ids = bundle.tokenizer.encode("The dog")
-    found = likeliest(bundle, ids, settings)
-    with torch.no_grad():
-        logits = bundle.model(bundle.vocabulary.from_gpt2([END, *ids])[None])[0, -1]
-    own = ~bundle.vocabulary.is_shared
-    chances = (logits[own] / temperature).softmax(-1)
-    expected = chances.sort(descending=True).values[:CHOICES_SHOWN]
-    assert [chance for _, chance in found] == pytest.approx(expected.tolist(), rel=1e-4)
-    for index, chance in found:
-        place = bundle.vocabulary.gpt2_ids[own].tolist().index(index)
-        assert float(chances[place]) == pytest.approx(chance, rel=1e-4)
-
-
-def test_settings_show_in_the_choices(trained: tuple[Config, Bundle], config: Config) -> None:
-    def ask(**changes: Any) -> list[tuple[int, float]]:
-        settings: GenerateConfig = replace(config.generate, **changes)
-        return likeliest(trained[1], [], settings)
-
-    assert len(ask(top_k=3)) == 3 and sum(chance for _, chance in ask(top_k=3)) == pytest.approx(1)
-    assert ask(temperature=0) == [(ask()[0][0], 1.0)]
-    assert "end here" in choices_view(trained[1].tokenizer, PickedText([], ""), [(END, 0.5)])
-    with pytest.raises(UserError, match="shorten"):
-        likeliest(trained[1], [1] * 500, config.generate)
-
-
-def test_picked_pieces_become_characters_and_the_end_ends(engine: Engine, config: Config) -> None:
-    picker = built(lambda: WriteTab(Models(engine, config), config.generate)).picker
-    prompt, story, sampling = "Go", PickedText([], ""), (0.8, 0, 1.0, 0.0, 1.0)
-    texts = []
-    for index in load_tokenizer().encode(" <b>🚀"):
-        prompt, story, view = picker.pick(prompt, story, *sampling, gr.EventData(None, {"token": index}))
-        texts.append(prompt)
-    assert texts == ["Go <", "Go <b", "Go <b>", "Go <b>", "Go <b>", "Go <b>🚀"] and "Go &lt;b&gt;🚀" in view
-    prompt, story, view = picker.pick(prompt, story, *sampling, gr.EventData(None, {"token": END}))
-    assert prompt == "Go <b>🚀" and "You ended it here, after 7 characters" in view and "data-token" not in view
-    prompt, story, view = picker.take_back(prompt, story, *sampling)
-    assert prompt == "Go <b>🚀" and "data-token" in view
-    assert picker.take_back(prompt, story, *sampling)[0] == "Go <b>"
-    assert "shorten" in picker.show("a " * 200, story, *sampling)[1]
-
-
 def test_every_rule_that_did_something_has_an_example(config: Config) -> None:
     info = load_processed(config.paths).info
     found = find_examples(info).found
@@ -284,6 +179,14 @@ def test_every_rule_that_did_something_has_an_example(config: Config) -> None:
             assert found[line["rule"]], line
     assert all(not after for _, after in found["duplicates"])
     assert all("http" in before and "http" not in after for before, after in found["drop_links"])
+
+
+def test_every_rule_has_a_sentence(config: Config) -> None:
+    flags = ["--data.replies", "false", "--data.min_likes", "3", "--data.since", "2020-01-01", "--data.languages", "en"]
+    settings = parse("serve", flags)[0].data
+    names = [name for name, _ in (*Filters(settings).filters, *Cleaner(settings, private=True).rules)]
+    assert {*names, "duplicates"} == set(RULES) and all(sentence.endswith(".") for sentence in RULES.values())
+    assert RULES["tidy"] in rules_table(load_processed(config.paths).info, config.paths)
 
 
 @given(st.text(max_size=80), st.text(max_size=30), st.text(max_size=30), st.text(max_size=80))
@@ -314,13 +217,13 @@ def test_a_run_in_progress_grows(config: Config, tmp_path: Path) -> None:
     paths = parse("serve", ["--paths.root", str(tmp_path)])[0].paths
     tab = built(lambda: TrainingTab(paths))
     seen, chosen, page = tab.refresh((), [])
-    assert chosen.value == ["train"] and "<svg" in page
-    assert "__type__" in str(tab.refresh(seen, ["train"])[2])  # nothing new: the page stays as it is
+    assert chosen.value == ["model"] and "<svg" in page
+    assert "__type__" in str(tab.refresh(seen, ["model"])[2])  # nothing new: the page stays as it is
     line = {"step": 99, "epoch": 7, "val/loss": 5.0, "val/bits_per_byte": 1.875, "sample": "Hello <b>"}
     with paths.metrics.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
-    _, _, grown = tab.refresh(seen, ["train"])
-    assert "train: 1.875 at epoch 7" in grown and "train: 1.875 at epoch 7" not in page and "Hello &lt;b&gt;" in grown
+    _, _, grown = tab.refresh(seen, ["model"])
+    assert "model: 1.875 at epoch 7" in grown and "model: 1.875 at epoch 7" not in page and "Hello &lt;b&gt;" in grown
 
 
 def test_the_n_gram_baseline_of_a_run_is_drawn(tmp_path: Path) -> None:
@@ -332,9 +235,11 @@ def test_the_n_gram_baseline_of_a_run_is_drawn(tmp_path: Path) -> None:
     ]
     paths.metrics.parent.mkdir(parents=True)
     paths.metrics.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    page = built(lambda: TrainingTab(paths)).draw(["train"])
-    assert {f"n-gram baseline: 2.250 at epoch {epoch}" for epoch in (1, 2)} <= set(shapes(page.split("</figure>")[0]))
-    assert "n-gram baseline" not in page.split("</figure>")[1]  # the log has no loss of it
+    page = built(lambda: TrainingTab(paths)).draw(["model"])
+    assert {f"n-gram, which only counts words: 2.250 at epoch {epoch}" for epoch in (1, 2)} <= set(
+        shapes(page.split("</figure>")[0])
+    )
+    assert "n-gram" not in page.split("</figure>")[1]  # the log has no loss of it
 
 
 def test_what_is_broken_in_the_results_is_told(config: Config, tmp_path: Path) -> None:
@@ -346,6 +251,7 @@ def test_what_is_broken_in_the_results_is_told(config: Config, tmp_path: Path) -
     assert read_runs(paths)[0] == {} and len(file_versions(paths)) == 3
     page = built(lambda: TrainingTab(paths)).draw([])
     assert "line 1: not JSON" in page and "evaluation.json is not what this version writes" in page
+    assert str(tmp_path) not in page
 
 
 def test_a_model_that_changed_is_opened_again(engine: Engine, config: Config) -> None:

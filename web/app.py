@@ -17,13 +17,13 @@ from web.tab_data import DataTab
 from web.tab_inside import InsideTab
 from web.tab_training import TrainingTab
 from web.tab_write import WriteTab
-from web.templates import read_asset
+from web.templates import FOLDER, read_asset
 
 Made = TypeVar("Made")
 TITLE = "elon-transformer"
-PARODY = "A small language model that imitates tweets. Parody: nobody said what it writes."
+PARODY = "Parody: a small language model makes these tweets up. Short ones can be real tweets, repeated"
+MARKED = {True: ": these are marked.", False: "; the training tweets are not here, so these can't be marked."}
 PAGE_HEAD = '<meta name="color-scheme" content="light dark"><script>{}</script>'
-
 
 BLUES = (
     "#f0f6fb",
@@ -51,7 +51,9 @@ THEME_COLOURS = {  # of Gradio's theme: (light, dark)
     "block_title_text_color": ("#1d1c1a", "#ece8df"),
     "block_info_text_color": ("#5f5c55", "#a39e92"),
     "input_background_fill": ("#fbfaf7", "#262420"),
-    "input_border_color": ("#cfcabf", "#4a463e"),
+    "input_border_color": ("#827d73", "#857f75"),  # 3.9:1 on the fields' own colour and more on the card's
+    "input_border_color_hover": ("#5f5c55", "#a39e92"),
+    "input_placeholder_color": ("#5f5c55", "#a39e92"),
     "button_primary_background_fill": ("#1f6fb2", "#6db0e8"),
     "button_primary_background_fill_hover": ("#1a629f", "#8cc2ef"),
     "button_primary_text_color": ("#ffffff", "#10202e"),
@@ -71,7 +73,7 @@ def theme() -> gr.themes.Base:
     )
     pairs = {name: light for name, (light, _) in THEME_COLOURS.items()}
     pairs |= {f"{name}_dark": dark for name, (_, dark) in THEME_COLOURS.items()}
-    return made.set(**pairs)
+    return made.set(**pairs, input_border_width="1px", input_text_size="16px")
 
 
 def create_app(engine: Engine, config: Config) -> gr.Blocks:
@@ -83,7 +85,8 @@ def create_app(engine: Engine, config: Config) -> gr.Blocks:
     """
     models = Models(engine, config)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
-        gr.HTML(Markup("<header><h1>{}</h1><p>{}</p></header>").format(TITLE, PARODY), elem_id="top")
+        said = PARODY + MARKED[engine.copies is not None]
+        gr.HTML(Markup("<header><h1>{}</h1><p>{}</p></header>").format(TITLE, said), elem_id="top")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Write", id="write"):
                 write = WriteTab(models, config.generate)
@@ -97,7 +100,7 @@ def create_app(engine: Engine, config: Config) -> gr.Blocks:
                 AboutTab(engine.bundle, config.paths)
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         blocks.load(*write.picker.first, **quiet)
-        blocks.load(models.choices, None, write.beside, **quiet)
+        blocks.load(models.choices, None, write.controls.beside, **quiet)
         blocks.load(models.choices, None, inside.beside, **quiet)
         for tab, first in ((inside_tab, inside.first), (training_tab, training.first), (data_tab, data.first)):
             tab.select(*first, **quiet)
@@ -131,6 +134,7 @@ def mount_playground(api: FastAPI, engine: Engine, config: Config) -> FastAPI:
             theme=theme(),
             css=read_asset("playground.css"),
             head=PAGE_HEAD.format(read_asset("playground.js")),
+            favicon_path=str(FOLDER / "favicon.svg"),
             footer_links=[],
             run_history=False,
             ssr_mode=False,

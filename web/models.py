@@ -43,8 +43,9 @@ class Models:
         }
 
     def choices(self) -> gr.Dropdown:
-        """The choices of the second model, as they are now."""
-        return gr.Dropdown(choices=[NO_SECOND_MODEL, *self.others()])
+        """The choices of the second model as they are now; hidden where there is none."""
+        others = self.others()
+        return gr.Dropdown(choices=[NO_SECOND_MODEL, *others], visible=bool(others))
 
     def open(self, name: str) -> Engine:
         """The engine of another model.
@@ -54,7 +55,7 @@ class Models:
         """
         path = self.others().get(name)
         if path is None:
-            raise UserError(f"there is no model {name!r} in {self.paths.checkpoints} any more: choose another")
+            raise UserError(f"there is no model {name!r} any more: choose another")
         written = path.stat().st_mtime_ns
         with self._lock:
             before = self._opened.get(name)

@@ -1,5 +1,6 @@
 """`python main.py serve`: one server for the playground and the API."""
 
+import gc
 import os
 import shutil
 import signal
@@ -59,7 +60,10 @@ def serve(config: Config, arguments: Namespace) -> None:
         copies = load_copy_check(config.paths)
         with Engine(bundle, copies, width=config.serve.width, queue=config.serve.queue) as engine:
             warm_up(engine, config)
-            run_server(application(engine, config), sock, ready=lambda: print_addresses(config.serve, sock))
+            try:
+                run_server(application(engine, config), sock, ready=lambda: print_addresses(config.serve, sock))
+            finally:
+                gc.freeze()  # else Python looks through all objects once more before it ends: seconds, with Gradio
 
 
 @contextmanager

@@ -6,19 +6,21 @@ import gradio as gr
 from markupsafe import Markup
 
 from config.schema import PathsConfig, UserError
+from generate.copies import RULES
 from inspection.page import model_summary
 from model.checkpoint import Bundle
+from model.language_model import LanguageModel
 from utils.preprocess import load_processed
-from web.templates import figures_table, render
+from web.templates import figures_table, render, source_name
 
 WARNING = (
-    "This is a parody machine. It imitates the style of some tweets and knows nothing. What it writes was not said by "
-    "the person whose tweets it learnt from, or by anybody else; don't pass it off as theirs."
+    "This is a parody machine. It imitates the style of some tweets and knows nothing. What it makes up was not said "
+    "by the person whose tweets it learnt from, or by anybody else; don't pass it off as theirs."
 )
 LIMITS = (
     "It learnt from a few thousand short texts, so it knows little of the world, and nothing after they were written.",
     "Its facts are accidents: names, numbers and dates are only what often stood together.",
-    "It can repeat training tweets. Those that hold 8 words or more in a row of one are marked so.",
+    f"It can repeat training tweets, short ones most of all. {RULES}",
     "What was offensive or wrong in the tweets can come back.",
     "It reads and writes one tweet at a time, mostly in English, and can't follow instructions.",
 )
@@ -30,7 +32,7 @@ FILES = (
 )
 
 
-def model_facts(bundle: Bundle, paths: PathsConfig) -> Iterator[tuple[str, str]]:
+def model_facts(bundle: Bundle[LanguageModel], paths: PathsConfig) -> Iterator[tuple[str, str]]:
     """How the model was made, as (fact, value)."""
     shape, recipe, data, info = bundle.model.config, bundle.config.train, bundle.config.data, bundle.info
     vocabulary = f"{bundle.vocabulary.vocab_size:,} vocabulary entries for GPT-2's 50,257 tokens"
@@ -60,7 +62,7 @@ def model_facts(bundle: Bundle, paths: PathsConfig) -> Iterator[tuple[str, str]]
     )
 
 
-def training_tweets(bundle: Bundle, paths: PathsConfig) -> str:
+def training_tweets(bundle: Bundle[LanguageModel], paths: PathsConfig) -> str:
     """The tweets that it was trained on, if they are still in this folder."""
     try:
         info = load_processed(paths).info
@@ -69,10 +71,10 @@ def training_tweets(bundle: Bundle, paths: PathsConfig) -> str:
     if not info or info["split"]["hash"] != bundle.info.get("split_hash"):
         return "not those that are in this folder now"
     kind = "invented posts" if info["source"].get("fiction") else "posts"
-    return f"{info['split']['train']:,} {kind} of {info['source']['path']}"
+    return f"{info['split']['train']:,} {kind} of {source_name(info['source'])}"
 
 
-def about(bundle: Bundle, paths: PathsConfig) -> Markup:
+def about(bundle: Bundle[LanguageModel], paths: PathsConfig) -> Markup:
     """The whole tab."""
     facts = figures_table(("fact", "value"), model_facts(bundle, paths), kind="words")
     return render("about.html", warning=WARNING, facts=facts, limits=LIMITS, files=FILES)
@@ -81,5 +83,5 @@ def about(bundle: Bundle, paths: PathsConfig) -> Markup:
 class AboutTab:
     """The tab's layout."""
 
-    def __init__(self, bundle: Bundle, paths: PathsConfig) -> None:
+    def __init__(self, bundle: Bundle[LanguageModel], paths: PathsConfig) -> None:
         gr.HTML(about(bundle, paths), elem_id="about")

@@ -1,4 +1,4 @@
-"""The tab Data: what each cleaning rule did, with examples; how long the tweets are; the tokenizer to try out."""
+"""The tab Data: what each cleaning rule does and did, with examples; how long the tweets are."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,15 +11,15 @@ import gradio as gr
 from markupsafe import Markup
 
 from config.schema import DataConfig, PathsConfig, UserError
-from inspection.page import token_label
 from model.checkpoint import Bundle
+from model.language_model import LanguageModel
 from utils.clean import Cleaner
 from utils.filters import Filters
 from utils.preprocess import Corpus, load_processed
 from utils.sources import read_posts
 from utils.split import normal_form
 from web.charts import bar_chart
-from web.templates import figures_table, notice, render
+from web.templates import figures_table, notice, public, render, source_name
 
 ROWS_SEARCHED = 3_000  # first rows of the source in which examples are looked for
 EXAMPLES_PER_RULE = 2
@@ -27,7 +27,28 @@ EXAMPLE_LENGTH = 140  # characters at most
 CONTEXT_LENGTH = 24  # characters shown before and after what a rule changed
 EMOJI_PARTS = "\u200d\ufe0f"  # not printable by themselves, but inside an emoji
 MOST_BINS = 24  # of a chart of lengths; longer tweets share the last one
-EXAMPLE_TEXT = "The rocket's 3rd launch was GREAT 🚀"
+RULES = {  # in a sentence each; the names are those of utils/filters.py, utils/clean.py and utils/preprocess.py
+    "drop_retweets": "Retweets are left out: somebody else wrote them.",
+    "replies": "Replies are left out.",
+    "min_likes": "Tweets with too few likes are left out.",
+    "since/until": "Only tweets of a certain time are kept.",
+    "languages": "Only tweets in certain languages are kept.",
+    "decode_entities": "Codes such as &amp; become the characters they stand for.",
+    "fix_mojibake": "Characters that were read in the wrong encoding are repaired.",
+    "end_marks": "The mark that ends a tweet is removed where it stands in the text.",
+    "tidy": "Line breaks and runs of spaces become one space; invisible characters go.",
+    "trim_cutoff": "Where the API cut a tweet, its broken last word goes, and the model learns no end there.",
+    "drop_links": "Links are removed: their letters are random.",
+    "mask_emails": "E-mail addresses become [email].",
+    "mask_phones": "Phone numbers become [phone].",
+    "mask_streets": "Street addresses become [address].",
+    "drop_mentions": "@names are removed: they say who is addressed.",
+    "hashtags": "Hashtags lose their sign and keep their word, or go as a whole (data.hashtags).",
+    "fold_typography": "Curly quotes and long dashes become plain ones, so that a mark is always the same token.",
+    "min_chars": "Tweets that are nearly empty by now are left out.",
+    "punctuate": "A tweet that ends without punctuation gets a full stop.",
+    "duplicates": "Of tweets with the same words, one is kept.",
+}
 SOURCE_GONE = "The file these tweets came from is not there any more, so there are no examples of what each rule did."
 
 
@@ -118,17 +139,18 @@ def shorten(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def rules_table(info: dict[str, Any]) -> Markup:
+def rules_table(info: dict[str, Any], paths: PathsConfig) -> Markup:
     """How many tweets each rule changed, dropped and left, with examples."""
     try:
         examples, problem = find_examples(info), Markup()
     except (UserError, OSError) as error:
-        examples, problem = RuleExamples(), notice(str(error))
+        examples, problem = RuleExamples(), notice(public(str(error), paths))
     rows = []
     for line in info["rules"]:
         items = [Markup("<li>{}</li>").format(change(*pair)) for pair in examples.found.get(line["rule"], ())]
         shown = Markup('<ul class="examples">{}</ul>').format(Markup().join(items)) if items else ""
-        rows.append((line["rule"], *(f"{line[key]:,}" for key in ("changed", "dropped", "kept")), shown))
+        rule = Markup("{}<small>{}</small>").format(line["rule"], RULES.get(line["rule"], ""))
+        rows.append((rule, *(f"{line[key]:,}" for key in ("changed", "dropped", "kept")), shown))
     return problem + figures_table(("rule", "changed", "dropped", "left", "for example"), rows, kind="rules")
 
 
@@ -156,45 +178,11 @@ def character_counts(texts: list[str]) -> list[int]:
     return [len(text) for text in texts]
 
 
-def tokens_view(bundle: Bundle, text: str) -> Markup:
-    """The tokens of a text with their ids; those that have no vocabulary entry of their own are dashed."""
-    try:
-        ids = bundle.tokenizer.encode(text)
-    except UserError as error:
-        return notice(str(error))
-    shared = bundle.vocabulary.is_shared[bundle.vocabulary.from_gpt2(ids)].tolist() if ids else []
-    tokens = [(i, token_label(bundle.tokenizer, i), unseen) for i, unseen in zip(ids, shared, strict=True)]
-    caption = f"{len(ids):,} tokens, {len(text):,} characters, {len(text.encode()):,} bytes"
-    if any(shared):
-        caption += f"; {sum(shared):,} dashed: not in the training tweets, so the model can't tell them apart"
-    return render("tokens.html", tokens=tokens, caption=caption)
-
-
 class DataTab:
     """The tab's layout; the table and the charts are made when the tab is opened."""
 
-    def __init__(self, bundle: Bundle, paths: PathsConfig) -> None:
+    def __init__(self, bundle: Bundle[LanguageModel], paths: PathsConfig) -> None:
         self.bundle, self.paths = bundle, paths
-        gr.HTML("<h2>The tokenizer at work</h2>")
-        typed = gr.Textbox(
-            EXAMPLE_TEXT,
-            label="Type something",
-            info="GPT-2's tokenizer cuts it into tokens; a dot (·) is a space, ‹F0› a byte",
-            lines=2,
-            max_length=2000,
-            elem_id="typed",
-        )
-        chips = gr.HTML(tokens_view(bundle, EXAMPLE_TEXT), elem_id="chips")
-        # Not `input`: it may fire before the box has its new value, and send the text without its last letter.
-        # With the queue: without it, two requests sent at once may be answered in any order.
-        typed.change(
-            lambda text: tokens_view(bundle, text or ""),
-            typed,
-            chips,
-            trigger_mode="always_last",
-            show_progress="hidden",
-            api_visibility="private",
-        )
         self.view = gr.HTML(notice("Looking ..."), elem_id="data")
         self.first = (self.show, None, self.view)
 
@@ -207,15 +195,15 @@ class DataTab:
         try:
             corpus = load_processed(self.paths)
         except UserError as error:
-            return Markup("<h2>Cleaning</h2>") + notice(str(error))
+            return Markup("<h2>Cleaning</h2>") + notice(public(str(error), self.paths))
         source, split = corpus.info["source"], corpus.info["split"]
         kind = "; invented posts" if source.get("fiction") else ""
         caption = (
-            f"{source['rows']:,} rows of {source['path']} ({source['encoding']}){kind}. {split['train']:,} tweets to "
-            f"train on, {split['val']:,} to validate on; near copies are on the same side."
+            f"{source['rows']:,} rows of {source_name(source)} ({source['encoding']}){kind}. {split['train']:,} tweets "
+            f"to train on, {split['val']:,} to validate on; near copies are on the same side."
         )
         charts = [
             length_chart(corpus, character_counts, title="How long the tweets are", unit="characters"),
-            length_chart(corpus, self.token_counts, title="... and in tokens", unit="tokens"),
+            length_chart(corpus, self.token_counts, title="How long they are in tokens", unit="tokens"),
         ]
-        return render("data.html", caption=caption, rules=rules_table(corpus.info), charts=charts)
+        return render("data.html", caption=caption, rules=rules_table(corpus.info, self.paths), charts=charts)

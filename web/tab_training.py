@@ -17,9 +17,14 @@ from config.schema import PathsConfig, UserError
 from utils.run_log import read_log
 from web.charts import Curve, line_chart
 from web.sound import sound_parts
-from web.templates import figures_table, notice, render, short_percent
+from web.templates import figures_table, notice, public, render, short_percent
 
-RUN_NAMES = {"metrics": "train", "distill_metrics": "student", "control_metrics": "control", "usual_metrics": "usual"}
+RUN_NAMES = {
+    "metrics": "model",
+    "distill_metrics": "student",
+    "control_metrics": "student without a teacher",
+    "usual_metrics": "usual training",
+}
 REFRESH_SECONDS = 3.0  # between two checks of the files
 NO_RUNS = "No training log yet: `python main.py train` makes one, and its curve grows here while it runs."
 NO_EVALUATION = "No evaluation yet: `python main.py evaluate` makes one."
@@ -77,7 +82,7 @@ def read_runs(paths: PathsConfig) -> tuple[dict[str, LoggedRun], list[str]]:
         try:
             records = [record for record in read_log(path) if isinstance(record, dict)]
         except (UserError, OSError, UnicodeDecodeError) as error:
-            problems.append(str(error))
+            problems.append(public(str(error), paths))
             continue
         # the record of the baseline is written before the first epoch, so it has none
         baseline = next((record["baseline/ngram"] for record in records if "baseline/ngram" in record), None)
@@ -94,20 +99,22 @@ def draw_curves(runs: dict[str, LoggedRun], chosen: Sequence[str]) -> Markup:
         if name not in chosen:
             continue
         bits.append(Curve(name, run.points("val/bits_per_byte"), colour))
+        who = f"{name}: " if len(runs) > 1 else ""
         if unseen := run.points("val/loss"):
-            losses.append(Curve(f"{name}: validation", unseen, colour))
+            losses.append(Curve(f"{who}tweets it never saw", unseen, colour))
         if seen := run.points("train/loss"):
-            losses.append(Curve(f"{name}: training", seen, colour, dashed=True))
+            losses.append(Curve(f"{who}tweets it learns from (harder: with dropout)", seen, colour, dashed=True))
     if not bits:
         return notice("Choose a run above to see its curves.")
     epochs = [epoch for curve in bits for epoch, _ in curve.points]
     baselines = (runs[name].baseline for name in chosen if name in runs)
     if (baseline := next((value for value in baselines if value is not None), None)) is not None:
         ends = [(min(epochs), baseline), (max(epochs), baseline)]
-        bits.append(Curve("n-gram baseline", ends, len(runs), dashed=True))
-    charts = [line_chart(bits, title="Bits per byte on validation tweets", x_name="epoch", y_name="bits per byte")]
+        bits.append(Curve("n-gram, which only counts words", ends, len(runs), dashed=True))
+    title = "Error on tweets it never saw (lower is better)"
+    charts = [line_chart(bits, title=title, x_name="epoch", y_name="bits per byte")]
     if losses:
-        title = "Loss (training with dropout)"
+        title = "Error on those, and on the tweets it learns from"
         charts.append(line_chart(losses, title=title, x_name="epoch", y_name="nats per token"))
     return Markup('<div class="charts">{}</div>').format(Markup().join(charts))
 
@@ -141,7 +148,7 @@ def samples_table(runs: dict[str, LoggedRun], chosen: Sequence[str]) -> Markup:
         for record in runs[name].records
         if "sample" in record
     ]
-    return figures_table(("when", "tweet from nothing"), rows, kind="words") if rows else notice(NO_SAMPLES)
+    return figures_table(("after", "tweet from nothing"), rows, kind="words") if rows else notice(NO_SAMPLES)
 
 
 def read_results(path: Path) -> Record:
@@ -183,7 +190,7 @@ def distillation_rows(result: Record) -> Iterator[tuple[str, ...]]:
             )
 
 
-def evaluation_view(folder: Path) -> Markup:
+def evaluation_view(paths: PathsConfig) -> Markup:
     """The tables of evaluation.json and distillation.json, with their verdicts."""
     head = ("model", "parameters", "bits per byte", "ends by itself", "exact copies", "8 words copied")
     parts: list[tuple[str, Markup, Sequence[object]]] = []
@@ -192,17 +199,18 @@ def evaluation_view(folder: Path) -> Markup:
         ("distillation", "Teacher and student", distillation_rows),
     )
     for name, title, rows in kinds:
-        result = read_results(folder / f"{name}.json")
+        result = read_results(paths.results / f"{name}.json")
         if not result:
             continue
         try:
             figures = figures_table(head, list(rows(result)))
             sound = sound_parts(result)
         except (KeyError, TypeError, ValueError, IndexError):
-            problem = f"{folder / name}.json is not what this version writes: make it again."
+            problem = f"results/{name}.json is not what this version writes: make it again."
             parts.append(("", notice(problem), ()))
             continue
-        parts += [(title, figures, result.get("verdict") or ()), *sound]
+        verdict = [public(line, paths) for line in result.get("verdict") or ()]
+        parts += [(title, figures, verdict), *sound]
     return render("evaluation.html", parts=parts or [("", notice(NO_EVALUATION), ())])
 
 
@@ -247,5 +255,5 @@ class TrainingTab:
             samples=samples_table(runs, chosen),
             final_name=final.name,
             final_samples=final.read_text(encoding="utf-8", errors="replace") if final.is_file() else "",
-            evaluation=evaluation_view(self.paths.results),
+            evaluation=evaluation_view(self.paths),
         )

@@ -1,5 +1,7 @@
 """The playground's HTML: Jinja2 templates of the folder `templates`, which escape all text that is put into them."""
 
+import os
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -8,7 +10,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from config.schema import PathsConfig
+
 FOLDER = Path(__file__).parent
+# The folders of an absolute path, before its last part.
+FOLDERS = re.compile(r"""(?<![^\s'"`(])(?:/|[A-Za-z]:[\\/])(?:[^\s'"`,;]*[\\/])?(?=[^\s\\/])""")
 
 
 def inline_code(text: str) -> Markup:
@@ -41,6 +47,19 @@ def environment() -> jinja2.Environment:
 def render(template: str, **values: Any) -> Markup:
     """The HTML of a template. Values are escaped, except Markup."""
     return Markup(environment().get_template(template).render(values))
+
+
+def public(text: str, paths: PathsConfig) -> str:
+    """A message without folders of this machine: a file of the run is named by its place in it, another by its name."""
+    for root in {str(Path(paths.root)), str(Path(paths.root).resolve())} - {"."}:
+        text = text.replace(f"{root}{os.sep}", "")
+    return FOLDERS.sub("", text)
+
+
+def source_name(source: dict[str, Any]) -> str:
+    """The names of the files that the tweets came from, without folders where these are not the project's own."""
+    names = [file["path"] for file in source.get("files", [source])]
+    return ", ".join(Path(name).name if Path(name).is_absolute() else name for name in names)
 
 
 def notice(text: str) -> Markup:
