@@ -33,7 +33,7 @@ from distillation.runs import set_up, steps_by_train
 from distillation.teachers import make_teachers
 from evaluation.baselines import measure_baselines
 from evaluation.fine_tune import FineTuning, fine_tune
-from evaluation.huggingface import SMOLLM2, HuggingFace
+from evaluation.huggingface import HuggingFace
 from evaluation.judge import is_same_model
 from evaluation.other_texts import CHITCHAT, read_tweets
 from evaluation.outside_ngram import measure_outside_ngram
@@ -54,6 +54,7 @@ from evaluation.tracks import MODEL, TEXT, TWEETS
 from evaluation.verdict import percent
 from model.checkpoint import model_content, save_checkpoint
 from model.device import precision
+from model.hub import SMOLLM2
 from model.tokenizer import load_tokenizer
 from trainer.train import train
 from utils.files import atomic_write

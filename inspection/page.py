@@ -23,6 +23,7 @@ from inspection.attention import attention_weights, logit_lens, logits_without, 
 from inspection.picture import draw_attention
 from model.checkpoint import Bundle, load_bundle
 from model.device import choose_device
+from model.language_model import LanguageModel
 from model.tokenizer import END, Tokenizer
 from utils.files import atomic_write
 
@@ -123,7 +124,7 @@ def ten_thousandths(chances: Tensor) -> Tensor:
     return (chances * 10_000).round().long()
 
 
-def model_summary(bundle: Bundle) -> str:
+def model_summary(bundle: Bundle[LanguageModel]) -> str:
     """Layers, heads, parameters and validation figure of a model in one line."""
     shape = bundle.model.config
     line = f"{shape.n_layer} layers of {shape.n_head} heads, {bundle.model.num_parameters():,} parameters"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from transformers import (
 from config.cli import parse, run_command
 from config.schema import UserError
 from generate.generate import generate
+from inspection.attention import with_gpt
 from model.causal_lm import CausalLM, load_causal_lm
 from model.folder import INFO_FILE, load_model
 from model.tokenizer import END, NUM_TOKENS, load_tokenizer
+from server.engine import Engine
 from tests.tiny_peer import make_peer, save_gpt2_tokenizer
+from web.tab_about import about
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {
@@ -99,6 +103,23 @@ def test_a_folder_writes_like_a_checkpoint(tmp_path: Path, capsys: pytest.Captur
         assert run_command("generate", [*flags, "8", "--json", "--generate.seed", "5"]) == 0
         answers.append([sample["text"] for sample in json.loads(capsys.readouterr().out)["samples"]])
     assert answers[0] == answers[1] and len(set(answers[0])) > 1
+
+
+def test_a_folder_is_served_like_a_checkpoint(tmp_path: Path) -> None:
+    """The engine's texts, several at once, are those of `generate`; the tab About says what it is."""
+    make_peer(tmp_path / "peer", seed=3)
+    config = parse("serve", ["--paths.root", str(tmp_path), "--generate.max_new_tokens", "8"])[0]
+    bundle = load_model(tmp_path / "peer", CPU)
+    settings = replace(config.generate, num_samples=1, best_of=1)
+    with Engine(bundle, None, width=3, queue=8) as engine:
+        prompts = ["Mars is", "", "The van", "Hello"]
+        found = [engine.submit(prompt, settings, seed=7 + number).result() for number, prompt in enumerate(prompts)]
+    for number, (prompt, sample) in enumerate(zip(prompts, found, strict=True)):
+        alone = generate(bundle, [prompt], replace(settings, seed=7 + number), raw=True)[0]
+        assert (sample.text, sample.finish_reason) == (alone.text, alone.finish_reason)
+    assert "a pretrained model of Hugging Face (+ outside model: peer)" in about(bundle, config.paths)
+    with pytest.raises(UserError, match=r"peer is a model of transformers: only the attention of this program's own"):
+        with_gpt(bundle, "peer")
 
 
 def test_models_that_do_not_fit_get_one_line(tmp_path: Path) -> None:

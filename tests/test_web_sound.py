@@ -1,5 +1,6 @@
 """What the tab Training shows of a judge's figures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from config.cli import parse
@@ -21,13 +22,15 @@ def test_what_the_judge_found_stands_beside_the_evaluation(trained: tuple[Config
     flags += ["--evaluate.other_writer", str(tmp_path / "other.txt")]
     result = evaluate(parse("evaluate", flags)[0], load_processed(paths)).result
 
-    write_json(tmp_path / "evaluation.json", result | {"judge": None})
-    assert "Fluency gap" not in evaluation_view(tmp_path)
+    shown = replace(paths, root=str(tmp_path))
+    shown.results.mkdir()
+    write_json(shown.results / "evaluation.json", result | {"judge": None})
+    assert "Fluency gap" not in evaluation_view(shown)
 
     empty = dict.fromkeys(("fluency_gap", "voice", "reverse_ngram", "exact_copies")) | {"ngram8_in_train": 0.0}
     result["judge"] |= {"name": "a <b>judge", "lists": result["judge"]["lists"] | {"shuffled": empty}}
-    write_json(tmp_path / "evaluation.json", result)
-    page = evaluation_view(tmp_path)
+    write_json(shown.results / "evaluation.json", result)
+    page = evaluation_view(shown)
     training = result["judge"]["lists"]["training"]
     assert f">{training['fluency_gap']['difference']:+.2f} (" in page
     assert f">{training['reverse_ngram']['bits_per_byte']:.3f}<" in page

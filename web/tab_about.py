@@ -1,15 +1,18 @@
 """The tab About: how the model was made, its limits, and that what it writes is parody."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import gradio as gr
 from markupsafe import Markup
 
 from config.schema import PathsConfig, UserError
+from evaluation.tracks import origin
 from generate.copies import RULES
 from inspection.page import model_summary
 from model.checkpoint import Bundle
 from model.language_model import LanguageModel
+from model.transformer import GPT
 from utils.preprocess import load_processed
 from web.templates import figures_table, render, source_name
 
@@ -36,9 +39,12 @@ def model_facts(bundle: Bundle[LanguageModel], paths: PathsConfig) -> Iterator[t
     """How the model was made, as (fact, value)."""
     shape, recipe, data, info = bundle.model.config, bundle.config.train, bundle.config.data, bundle.info
     vocabulary = f"{bundle.vocabulary.vocab_size:,} vocabulary entries for GPT-2's 50,257 tokens"
-    yield "Kind", "a GPT-2 transformer, trained from scratch on this machine's tweets"
+    yield "Kind", kind_of(bundle)
     yield "Shape", model_summary(bundle)
     yield "Sizes", f"width {shape.n_embd}, context {shape.block_size} tokens, {vocabulary}"
+    if not isinstance(bundle.model, GPT):
+        yield "Tweets", training_tweets(bundle, paths)
+        return  # it does not say how it was trained
     if "epoch" in info:
         minutes = f" in {info['seconds'] / 60:.1f} minutes" if "seconds" in info else ""
         yield (
@@ -60,6 +66,15 @@ def model_facts(bundle: Bundle[LanguageModel], paths: PathsConfig) -> Iterator[t
             f"no tweet or near copy on both sides; fingerprint {info.get('split_hash', 'unknown')}"
         ),
     )
+
+
+def kind_of(bundle: Bundle[LanguageModel]) -> str:
+    """What the model is, and what it owes to other models and texts."""
+    track, models = origin(bundle)
+    others = f" ({track}: {', '.join(Path(name).name for name in models)})" if models else f" ({track})"
+    if not isinstance(bundle.model, GPT):
+        return "a pretrained model of Hugging Face" + others
+    return "a GPT-2 transformer, trained on this machine's tweets" + others
 
 
 def training_tweets(bundle: Bundle[LanguageModel], paths: PathsConfig) -> str:
