@@ -36,7 +36,8 @@ from utils.run_log import read_log
 
 TINY = "--model.n_layer 1 --model.n_embd 16 --model.n_head 2 --train.batch_size 16 --train.epochs 4 --train.patience 9"
 TINY += " --train.save_minutes 0 --train.sample_every 0 --machine.device cpu --machine.threads 1 --evaluate.samples 0"
-TINY += " --distill.members 2 --distill.member_epochs 2 --distill.sampled 0.5 --data.near_duplicate_words 9"
+TINY += " --distill.teacher [ensemble,ngram] --distill.members 2"
+TINY += " --distill.member_epochs 2 --distill.sampled 0.5 --data.near_duplicate_words 9"
 TIMES = ("seconds", "tokens_per_second")  # differ from run to run, as the settings' paths do
 
 

@@ -45,7 +45,8 @@ KEPT = (
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run all seeds that are not in the file yet; returns all records of the file."""
     done = read(options.out)
-    flags = ["--paths.root", str(options.root), "--data.path", str(options.csv), *options.flags]
+    flags = ["--paths.root", str(options.root), "--data.path", str(options.csv)]
+    flags += ["--distill.teacher", "[ensemble, ngram]", *options.flags]
     config = parse("distill", flags)[0]
     corpus = preprocess(config)
     rows: TweetDataset = set_up(config, corpus).dataset("val")

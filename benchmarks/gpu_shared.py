@@ -61,6 +61,7 @@ def tiny_flags(command: str) -> list[str]:
     flags = "--model.n_layer 1 --model.n_embd 16 --model.n_head 2 --train.epochs 2 --train.batch_size 16"
     flags += " --train.sample_every 0 --machine.threads 1 --evaluate.samples 0"
     if command == "distill":
+        flags += " --distill.teacher [ensemble,ngram]"
         flags += " --distill.members 2 --distill.member_epochs 1 --distill.sampled 0.5 --distill.epochs 1"
     return flags.split()
 

@@ -74,7 +74,7 @@ def run_ours(flags: Sequence[str], config: Config, corpus: Corpus, *, seed: int)
 
 def run_best(config: Config, corpus: Corpus, *, seed: int) -> dict[str, Any]:
     """Distill a student and score it; its seconds include the teachers' training if that was done here."""
-    flags = ["--paths.root", config.paths.root, "--train.seed", str(seed)]
+    flags = ["--paths.root", config.paths.root, "--train.seed", str(seed), "--distill.teacher", "[ensemble, ngram]"]
     started = time.perf_counter()
     context = set_up(parse("distill", flags)[0], corpus)
     teachers = make_teachers(context, config.paths.best_model)

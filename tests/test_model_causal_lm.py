@@ -100,7 +100,7 @@ def test_a_folder_writes_like_a_checkpoint(tmp_path: Path, capsys: pytest.Captur
     assert text.ids == [index for index in expected.tolist() if index != END]
     answers = []
     for _ in range(2):
-        assert run_command("generate", [*flags, "8", "--json", "--generate.seed", "5"]) == 0
+        assert run_command("generate", ["Mars is", *flags, "8", "--json", "--generate.seed", "5"]) == 0
         answers.append([sample["text"] for sample in json.loads(capsys.readouterr().out)["samples"]])
     assert answers[0] == answers[1] and len(set(answers[0])) > 1
 
