@@ -168,7 +168,10 @@ def write(row: str, setting: Setting) -> dict[str, Any]:
             "judged_by": "itself" if row == JUDGE else "its teacher" if taught else None,
             "bits_per_byte": subject.score(setting.corpus.val)[0].bits_per_byte,
         },
-        "lists": {SAMPLED: subject.write(number, draw.unshaped()), SHIPPED: subject.write(number, draw)},
+        "lists": {
+            SAMPLED: subject.write(number, draw.unshaped(), raw=True),
+            SHIPPED: subject.write(number, draw, raw=True),
+        },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:

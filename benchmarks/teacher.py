@@ -64,7 +64,7 @@ def gap_of(judge: str, config: Config, corpus: Corpus, path: Path) -> float | No
     subject = Checkpoint(path, choose_device(config.machine))
     device, models = choose_device(config.machine), subject.outside_models
     opened = open_judge(judge, device, subject=str(path), outside_models=models)
-    samples = [Tweet(text, ended) for text, ended in subject.write(500, config.generate.unshaped())]
+    samples = [Tweet(text, ended) for text, ended in subject.write(500, config.generate.unshaped(), raw=True)]
     lists = {name: judged_tweets(name, tweets) for name, tweets in (("sampled", samples), ("validation", corpus.val))}
     found = judge_lists(opened, lists, validation="validation", recipe=None)
     gap = fluency_gap(found["sampled"], found["validation"])

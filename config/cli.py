@@ -23,6 +23,7 @@ from config.values import WrongType, from_node, from_text, in_words, kinds_of, r
 
 CONFIG_FILE = Path(__file__).with_name("config.yaml")
 KINDS = {f"{section}.{field.name}": field.type for section, kind in SECTIONS.items() for field in fields(kind)}
+LOADS_TORCH = ("run", "train", "distill", "generate", "evaluate", "export", "attention", "serve")
 KEPT = "; what was saved before is whole: "
 ROOM = f"{KEPT}make room, or give another folder with --paths.root DIR"
 ADVICE = {  # what to do, by the system's error number
@@ -297,6 +298,8 @@ def run_command(name: str, argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     module, function = COMMANDS[name].target.split(":")
+    if name in LOADS_TORCH and sys.stderr.isatty():
+        print("Starting ...", file=sys.stderr, flush=True)  # importing torch may take seconds
     try:
         command: Callable[[Config, Namespace], None] = getattr(importlib.import_module(module), function)
         command(config, arguments)

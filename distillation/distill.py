@@ -178,7 +178,7 @@ def checkpoint_line(context: DistillContext, path: Path, steps: int) -> tuple[di
     model, vocabulary = subject.bundle.model, subject.bundle.vocabulary
     val = TweetDataset.encode(context.corpus.val, context.tokenizer, vocabulary, model.config.block_size)
     line, nats = table_line(model, str(path), val, track=subject.track, steps=steps)
-    samples = write_samples(subject, context.config, context.tokenizer)
+    samples = write_samples(subject, context.config, context.tokenizer, say, raw=True)
     return line | sample_figures(context, samples), nats
 
 

@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,21 @@ from evaluation.metrics import Written
 from evaluation.other_texts import read_tweets
 from evaluation.outside_ngram import OutsideNGram, measure_outside_ngram
 from evaluation.report import write_report
-from evaluation.sound import NGRAM_TWEETS, SAMPLED, SHIPPED, measure_sound
+from evaluation.sound import NGRAM_TWEETS, RAW, SAMPLED, SHIPPED, measure_sound
 from evaluation.subject import Subject, check_split, open_subject
 from evaluation.tables import print_result
-from evaluation.verdict import make_verdict
+from evaluation.verdict import make_summary, make_verdict
 from generate.copies import CopyCheck
 from model.device import choose_device
 from model.ngram import Floats
 from model.tokenizer import Tokenizer, load_tokenizer
-from trainer.job import say
+from trainer.progress import Stages
 from trainer.score import Scores
 from utils.files import atomic_write
 from utils.preprocess import Corpus, load_processed
+from utils.run_log import read_log
 
+Say = Callable[[str], None]
 TRAIN_TWEETS = 450  # training tweets scored to see the gap; as many as the usual validation set
 MAX_CHARACTERS = {
     "train": 12_000_000,  # in which n-grams are counted and copies are looked for: 1 GB of memory
@@ -56,18 +58,35 @@ class Evaluation:
 
     Attributes:
         result: the figures, as `--json` prints them.
-        samples, real: the tweets that the model wrote, and validation tweets.
+        shown: tweets of the model as people see them (`generate.best_of`).
+        samples: tweets as the model writes them, which the figures are of.
+        real: validation tweets.
         copies: for the report, which marks copied spans.
     """
 
     result: dict[str, Any]
+    shown: list[Written]
     samples: list[Written]
     real: list[Written]
     copies: CopyCheck
 
 
 def evaluate(config: Config, corpus: Corpus) -> Evaluation:
-    """Evaluate the model that `config.evaluate` names on the validation tweets.
+    """Evaluate the model that `config.evaluate` names on the validation tweets; shows how far it is.
+
+    Raises:
+        UserError: see `measure`.
+    """
+    chosen = config.evaluate
+    stages = Stages(6 + (chosen.outside_text is not None) + (chosen.against is not None) + 2 * bool(chosen.judge))
+    try:
+        return measure(config, corpus, stages)
+    finally:
+        stages.close()
+
+
+def measure(config: Config, corpus: Corpus, say: Say) -> Evaluation:
+    """Evaluate the model that `config.evaluate` names on the validation tweets; `say` is told what is done next.
 
     Raises:
         UserError: there is no such model, it belongs to another split, there is only one validation tweet, or another
@@ -79,38 +98,49 @@ def evaluate(config: Config, corpus: Corpus) -> Evaluation:
             "data.val_fraction and preprocess again"
         )
     device = choose_device(config.machine)
-    subject = open_subject(config.evaluate.model, config.paths, device)
+    corpus, notes = bounded(corpus)
+    copies = CopyCheck([tweet.text for tweet in corpus.train])
+    subject = open_subject(config.evaluate.model, config.paths, device, copies=copies)
     check_split(subject, corpus, config.paths)
     judge = None
     if name := config.evaluate.judge:
         judge = open_judge(name, device, subject=subject.name, outside_models=subject.outside_models)
     tokenizer = load_tokenizer(config.model.tokenizer)
-    corpus, notes = bounded(corpus)
-    result, scores = measure_prediction(config, corpus, subject, tokenizer, device)
+    result, scores = measure_prediction(config, corpus, subject, tokenizer, device, say)
     started = time.perf_counter()
-    samples = write_samples(subject, config, tokenizer)
+    samples = write_samples(subject, config, tokenizer, say, raw=True)
     result["seconds"]["samples"] = time.perf_counter() - started
+    best_of = config.generate.best_of if subject.kind == "checkpoint" else 1
+    shown = write_samples(subject, config, tokenizer, say, raw=False) if subject.kind == "checkpoint" else samples
+    say("Comparing them with real tweets, and looking for copies")
     real = metrics.as_written([t.text for t in corpus.val], [t.finished for t in corpus.val], tokenizer)
-    copies = CopyCheck([tweet.text for tweet in corpus.train])
     result["memorisation"] = memorisation(subject, corpus, scores) | metrics.copying(samples, real, copies)
     result["memorisation"] |= {
         "train_ngram8_in_train": metrics.repeats_itself([tweet.text for tweet in corpus.train]),
         "real_repeats": repeats(corpus),
     }
     result |= {"stopping": metrics.stopping(samples, real), "diversity": metrics.diversity(samples, real)}
-    result["judge"] = judge and sound_of(judge, subject, config, corpus, samples=samples, tokenizer=tokenizer)
+    result["shown"] = {
+        "best_of": best_of,
+        "memorisation": metrics.copying(shown, real, copies),
+        "stopping": metrics.stopping(shown, real),
+        "diversity": metrics.diversity(shown, real),
+    }
+    written = {RAW: samples, SHIPPED: shown}
+    result["judge"] = judge and sound_of(judge, subject, config, corpus, say, samples=written, tokenizer=tokenizer)
     result["notes"] = [*notes, *subject.notes, *([] if judge else [NO_JUDGE])]
+    result["summary"] = make_summary(result)
     result["verdict"] = make_verdict(result)
-    return Evaluation(result, samples, real, copies)
+    return Evaluation(result, shown, samples, real, copies)
 
 
 def measure_prediction(
-    config: Config, corpus: Corpus, subject: Subject, tokenizer: Tokenizer, device: torch.device
+    config: Config, corpus: Corpus, subject: Subject, tokenizer: Tokenizer, device: torch.device, say: Say
 ) -> tuple[dict[str, Any], Scores]:
     """How well validation tweets are predicted, beside the baselines; and the scores of these tweets."""
     say(f"Fitting the baselines to {len(corpus.train):,} training tweets")
     baselines = measure_baselines(corpus.train, corpus.val, tokenizer)
-    outside = outside_baseline(config, corpus, tokenizer, order=baselines.order)
+    outside = outside_baseline(config, corpus, tokenizer, say, order=baselines.order)
     say(f"Scoring {len(corpus.val):,} validation tweets with {subject.name}")
     started = time.perf_counter()
     scores, elsewhere = subject.score(corpus.val)
@@ -122,14 +152,16 @@ def measure_prediction(
         "baselines": baselines.bits_per_byte | ({"outside_ngram": outside.bits_per_byte} if outside else {}),
         "outside_ngram": asdict(outside) if outside else None,
         "against_ngram": {"order": baselines.order, **compare(scores, baselines.nats)},
-        "against": against(config, corpus, scores, device),
-        "sampling": {**asdict(config.generate), "samples": config.evaluate.samples},
+        "against": against(config, corpus, scores, device, say),
+        "sampling": {**asdict(replace(config.generate, best_of=1)), "samples": config.evaluate.samples},
         "seconds": {"scoring": seconds},
     }
     return result, scores
 
 
-def outside_baseline(config: Config, corpus: Corpus, tokenizer: Tokenizer, *, order: int) -> OutsideNGram | None:
+def outside_baseline(
+    config: Config, corpus: Corpus, tokenizer: Tokenizer, say: Say, *, order: int
+) -> OutsideNGram | None:
     """The n-gram of the track `+ outside text`, if `evaluate.outside_text` names a text."""
     if (name := config.evaluate.outside_text) is None:
         return None
@@ -143,25 +175,27 @@ def sound_of(
     subject: Subject,
     config: Config,
     corpus: Corpus,
+    say: Say,
     *,
-    samples: Sequence[Written],
+    samples: dict[str, list[Written]],
     tokenizer: Tokenizer,
 ) -> dict[str, Any] | None:
     """What the judge finds of the model's tweets; None if `evaluate.samples` is 0.
 
     Args:
-        samples: drawn with the settings of `generate`. More are written, until there are as many as training tweets.
+        samples: drawn with the settings of `generate`, by RAW and SHIPPED. Of RAW more are written, until there are as
+            many as training tweets, for the reverse n-gram.
     """
-    if not samples:
+    if not samples[RAW]:
         return None
-    number = max(len(samples), min(len(corpus.train), NGRAM_TWEETS))
+    number = max(len(samples[RAW]), min(len(corpus.train), NGRAM_TWEETS))
     say(f"Writing {number:,} tweets at temperature 1, and as many with the settings of `generate`")
     written = {
-        SAMPLED: as_samples(subject.write(number, config.generate.unshaped()), tokenizer),
-        SHIPPED: samples,
+        SAMPLED: as_samples(subject.write(number, config.generate.unshaped(), raw=True), tokenizer),
+        **samples,
     }
-    if number > len(samples):  # the first of them are written again: that is a small part
-        written[SHIPPED] = as_samples(subject.write(number, config.generate), tokenizer)
+    if number > len(samples[RAW]):  # the first of them are written again: that is a small part
+        written[RAW] = as_samples(subject.write(number, config.generate, raw=True), tokenizer)
     say(f"Judging {sum(map(len, written.values())):,} tweets with {judge.name}")
     return measure_sound(judge, config, corpus, samples=written, tokenizer=tokenizer)
 
@@ -180,12 +214,13 @@ def bounded(corpus: Corpus) -> tuple[Corpus, list[str]]:
     return replace(corpus, **parts), notes
 
 
-def write_samples(subject: Subject, config: Config, tokenizer: Tokenizer) -> list[Written]:
+def write_samples(subject: Subject, config: Config, tokenizer: Tokenizer, say: Say, *, raw: bool) -> list[Written]:
     """`evaluate.samples` tweets without a prompt, with the decoding settings of the section `generate`."""
     if config.evaluate.samples == 0:
         return []
-    say(f"Writing {config.evaluate.samples:,} tweets")
-    return as_samples(subject.write(config.evaluate.samples, config.generate), tokenizer)
+    how = "" if raw else f", as people see them: each the best of {config.generate.best_of}"
+    say(f"Writing {config.evaluate.samples:,} tweets{how}")
+    return as_samples(subject.write(config.evaluate.samples, config.generate, raw=raw), tokenizer)
 
 
 def as_samples(written: Sequence[tuple[str, bool]], tokenizer: Tokenizer) -> list[Written]:
@@ -219,7 +254,7 @@ def compare(scores: Scores, other_nats: Floats) -> dict[str, Any]:
     return {"ours": scores.bits_per_byte, "theirs": theirs, **paired}
 
 
-def against(config: Config, corpus: Corpus, scores: Scores, device: torch.device) -> dict[str, Any] | None:
+def against(config: Config, corpus: Corpus, scores: Scores, device: torch.device, say: Say) -> dict[str, Any] | None:
     """The comparison with `evaluate.against`, if there is one."""
     if config.evaluate.against is None:
         return None
@@ -290,12 +325,15 @@ def write_results(config: Config, found: Evaluation) -> None:
     write_report(
         folder / "report.html",
         found.result,
+        shown=found.shown,
         samples=found.samples,
         real=found.real,
         copies=found.copies,
-        plot=folder / "loss_plot.png" if config.evaluate.model is None else None,
+        curves=read_log(config.paths.metrics)
+        if config.evaluate.model is None and config.paths.metrics.is_file()
+        else [],
     )
-    say(f"Wrote {folder / 'report.html'}")
+    print(f"Wrote {folder / 'report.html'}", file=sys.stderr)
 
 
 def run(config: Config, arguments: Namespace) -> None:

@@ -154,8 +154,11 @@ class HuggingFace:
         return [F.log_softmax(logits.float(), -1).cpu() for logits in self.logits(batch)]
 
     @torch.inference_mode()
-    def write(self, number: int, settings: GenerateConfig) -> list[tuple[str, bool]]:
-        """`number` tweets without a prompt: their texts, and whether each ended by itself."""
+    def write(self, number: int, settings: GenerateConfig, *, raw: bool = True) -> list[tuple[str, bool]]:
+        """`number` tweets without a prompt: their texts, and whether each ended by itself.
+
+        There is no choice among several: `raw` changes nothing.
+        """
         drawing = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
         if settings.temperature == 0:
             drawing = {}

@@ -1,11 +1,12 @@
 """results/report.html: an evaluation as one page that loads nothing from elsewhere."""
 
-import base64
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -16,14 +17,32 @@ from evaluation.tables import make_sections
 from evaluation.verdict import percent
 from generate.copies import CopyCheck
 from utils.files import atomic_write
+from utils.plot_loss import BASELINE, TRAIN, VALIDATION, draw_bits, draw_loss
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SAMPLES_SHOWN = 30
 MAX_BINS = 25  # of the length histogram, without the last one, which is open
 TEMPLATE = Path(__file__).with_name("report_template.html")
-# Colours of the drawing, each replaced by a variable of the page, so that they follow its light or dark scheme.
+# Colours of the drawings, each replaced by a variable of the page, so that they follow its light or dark scheme.
 INK, LINE = "#5f5c55", "#e2ded5"
-SAMPLES, REAL = "#2a78b8", "#d1602a"
-VARIABLES = {INK: "var(--faint)", LINE: "var(--line)", SAMPLES: "var(--samples)", REAL: "var(--real)"}
+SAMPLES, REAL = TRAIN, VALIDATION
+VARIABLES = {
+    INK: "var(--faint)",
+    LINE: "var(--line)",
+    SAMPLES: "var(--samples)",
+    REAL: "var(--real)",
+    BASELINE: "var(--faint)",
+    "#ffffff": "var(--card)",
+}
+STYLE: dict[Any, Any] = {  # of matplotlib: text as text, always the same ids, and no colour that is not in VARIABLES
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.size": 10.5,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), INK),
+    "grid.color": INK,
+}
 
 
 @dataclass(frozen=True)
@@ -48,29 +67,35 @@ def write_report(
     path: Path,
     result: dict[str, Any],
     *,
+    shown: Sequence[Written],
     samples: Sequence[Written],
     real: Sequence[Written],
     copies: CopyCheck,
-    plot: Path | None,
+    curves: list[dict[str, Any]],
 ) -> None:
     """Write the page. The template escapes everything that it puts in.
 
     Args:
         result: what `evaluation.evaluate.evaluate` found.
-        samples, real: tweets of the model, and validation tweets.
-        plot: a PNG of the losses while this model was trained; it is shown if the file exists.
+        shown: tweets of the model as people see them, some of which the page shows.
+        samples, real: those whose lengths are compared: tweets of the model, and validation tweets.
+        curves: the records of metrics.jsonl while this model was trained; none: they are not known.
     """
     bins = length_bins([len(tweet.ids) for tweet in samples], [len(tweet.ids) for tweet in real]) if samples else []
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    measured = any("val/loss" in record for record in curves)
+    same = [record | {"baseline/ngram": result["baselines"]["ngram"]} for record in curves]  # one figure on the page
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=f"How good is {result['model']['name']}?",
+        model=result["model"],
+        summary=result["summary"],
         verdict=result["verdict"],
         sections=make_sections(result),
         bins=bins,
         percent=percent,
-        histogram=Markup(draw_histogram(bins)) if bins else "",
-        plot=base64.b64encode(plot.read_bytes()).decode() if plot and plot.is_file() else "",
-        samples=[view(sample, copies) for sample in spread(samples, min(SAMPLES_SHOWN, len(samples)))],
+        histogram=drawing("lengths", lambda axes: draw_histogram(bins, axes)) if bins else "",
+        plots=[drawing(draw.__name__, partial(draw, same)) for draw in (draw_loss, draw_bits)] if measured else [],
+        best_of=result["shown"]["best_of"],
+        samples=[view(sample, copies) for sample in spread(shown, min(SAMPLES_SHOWN, len(shown)))],
     )
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -93,14 +118,10 @@ def length_bins(samples: Sequence[int], real: Sequence[int]) -> list[Bin]:
     return bins
 
 
-def draw_histogram(bins: Sequence[Bin]) -> str:
-    """The histogram as an SVG element. Its colours are variables of the page."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def draw_histogram(bins: Sequence[Bin], axes: "Axes") -> None:
+    """The share of tweets by length, samples beside real ones."""
     from matplotlib.ticker import PercentFormatter
 
-    figure = Figure(figsize=(8, 2.6), layout="constrained")
-    axes = figure.subplots()
     places = np.arange(len(bins))
     for side, colour, name in ((-0.21, SAMPLES, "samples"), (0.21, REAL, "real")):
         heights = [getattr(each, name) for each in bins]
@@ -108,18 +129,26 @@ def draw_histogram(bins: Sequence[Bin]) -> str:
     step = max(1, len(bins) // 8)
     axes.set_xticks(places[::step], [str(each.first) for each in bins[::step]])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.tick_params(length=0, labelcolor=INK)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(LINE)
-    axes.set(xlim=(-0.6, len(bins) - 0.4))
+    axes.set(xlim=(-0.6, len(bins) - 0.4), xlabel="length in tokens", ylabel="share of the tweets")
+
+
+def drawing(name: str, draw: "Callable[[Axes], None]") -> Markup:
+    """An SVG element with what `draw` draws. Its colours are variables of the page; its ids begin with `name`."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     file = io.StringIO()
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):  # text as text; always the same ids
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 3.2), layout="constrained")  # inches; on a phone its letters have 11 pixels
+        draw(figure.subplots())
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     svg = file.getvalue()
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, variable)
-    return svg[svg.index("<svg") :]
+    svg = re.sub(r'(id="|#)(?=[A-Za-z])', rf"\1{name}_", svg[svg.index("<svg") :])  # a page has each id once
+    return Markup(svg.replace("<svg ", '<svg aria-hidden="true" ', 1))
 
 
 def view(sample: Written, copies: CopyCheck) -> SampleView:

@@ -1,7 +1,8 @@
 """Does it sound like the person? Fluency and voice under a judge, and a reverse n-gram, of samples and of references.
 
 The references are training tweets (the best there can be), another writer's tweets, and training tweets with their
-words in random order. Samples are drawn twice: from the model's own distribution, and with the settings of `generate`.
+words in random order. Samples are drawn three times: from the model's own distribution, with the settings of
+`generate`, and as people see them, each the best of several.
 """
 
 import random
@@ -31,7 +32,8 @@ JUDGED = 500  # tweets of a list that the judge reads: with SmolLM2 about half a
 JUDGED_REFERENCES = 250  # and of references other than validation tweets, whose figures are only there to compare
 NGRAM_TWEETS = 5000  # samples that a reverse n-gram is fitted to, at most
 ORDER = 3  # of the reverse n-gram
-SAMPLED, SHIPPED = "sampled", "shipped"  # samples at temperature 1, and with the settings of `generate`
+# Samples at temperature 1; with the settings of `generate`; and the best of several of these, which people see.
+SAMPLED, RAW, SHIPPED = "sampled", "raw", "shipped"
 VALIDATION, TRAINING, OTHER, SHUFFLED = "validation", "training", "other_writer", "shuffled"
 SAME_WRITER = 0.1  # share of the other writer's tweets among ours, above which it is no other writer
 
@@ -55,7 +57,7 @@ def measure_sound(
     """The part `judge` of the result: its name and zero-shot figures, a line for each list, and notes.
 
     Args:
-        samples: the model's tweets, by SAMPLED and SHIPPED.
+        samples: the model's tweets, by SAMPLED, RAW and SHIPPED.
     """
     lists = make_lists(config, corpus, samples)
     lines = measure_lists(judge, config, corpus, lists=lists.tweets, tokenizer=tokenizer)

@@ -11,6 +11,7 @@ import torch
 from config.schema import GenerateConfig, PathsConfig, UserError
 from evaluation.huggingface import HuggingFace
 from evaluation.tracks import origin
+from generate.copies import CopyCheck
 from generate.generate import generate
 from model.folder import INFO_FILE, load_model
 from model.language_model import LanguageModel
@@ -47,11 +48,14 @@ class Subject(Protocol):
     @property
     def vocab_size(self) -> int: ...
     def score(self, tweets: Sequence[Tweet]) -> tuple[Scores, float]: ...
-    def write(self, number: int, settings: GenerateConfig) -> list[tuple[str, bool]]: ...
+    def write(self, number: int, settings: GenerateConfig, *, raw: bool) -> list[tuple[str, bool]]: ...
 
 
 class Checkpoint:
     """A checkpoint of ours, or a teacher that `distill` fine-tuned.
+
+    Args:
+        copies: finds copies of training tweets, which people are not shown if there is another text.
 
     Raises:
         UserError: see `model.folder.load_model`.
@@ -59,8 +63,8 @@ class Checkpoint:
 
     kind = "checkpoint"
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        self.name = str(path)
+    def __init__(self, path: Path, device: torch.device, copies: CopyCheck | None = None) -> None:
+        self.name, self.copies = str(path), copies
         self.bundle = load_model(path, device)
         self.split_hash: str | None = self.bundle.info.get("split_hash")
         self.notes = [] if self.split_hash else ["the checkpoint does not say which split it was trained on"]
@@ -74,9 +78,13 @@ class Checkpoint:
         dataset = TweetDataset.encode(tweets, bundle.tokenizer, bundle.vocabulary, bundle.model.config.block_size)
         return score(bundle.model, dataset), end_elsewhere(bundle.model, dataset)
 
-    def write(self, number: int, settings: GenerateConfig) -> list[tuple[str, bool]]:
-        """`number` tweets without a prompt: their texts, and whether each ended by itself."""
-        samples = generate(self.bundle, [""], replace(settings, num_samples=number), raw=True)
+    def write(self, number: int, settings: GenerateConfig, *, raw: bool) -> list[tuple[str, bool]]:
+        """`number` tweets without a prompt: their texts, and whether each ended by itself.
+
+        With `raw` as the model writes them, else as people see them: the best of `generate.best_of`.
+        """
+        copies = None if raw else self.copies
+        samples = generate(self.bundle, [""], replace(settings, num_samples=number), copies, raw=raw)
         return [(sample.text, sample.finish_reason == "stop") for sample in samples]
 
 
@@ -93,7 +101,9 @@ def end_elsewhere(model: LanguageModel, dataset: TweetDataset) -> float:
     return total / positions if positions else math.nan
 
 
-def open_subject(name: str | None, paths: PathsConfig, device: torch.device) -> Subject:
+def open_subject(
+    name: str | None, paths: PathsConfig, device: torch.device, *, copies: CopyCheck | None = None
+) -> Subject:
     """The model of this name: a file is a checkpoint of ours, a folder or any other name is a model of Hugging Face.
 
     Raises:
@@ -101,10 +111,10 @@ def open_subject(name: str | None, paths: PathsConfig, device: torch.device) -> 
     """
     path = Path(name) if name else paths.best_model
     if (path / INFO_FILE).is_file():
-        return Checkpoint(path, device)
+        return Checkpoint(path, device, copies)
     named_as_file = path.suffix in (".pth", ".pt") or path.is_absolute() or str(name).startswith(".")
     if name is None or path.is_file() or (named_as_file and not path.is_dir()):
-        return Checkpoint(path, device)
+        return Checkpoint(path, device, copies)
     return HuggingFace(name, device)
 
 

@@ -1,6 +1,6 @@
 """The figures of an evaluation as tables, for the terminal and for results/report.html."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,77 +105,89 @@ def overfitting_table(result: dict[str, Any]) -> Section:
     return Section("Does it know its training tweets by heart?", ("", "nats per token"), rows, note)
 
 
+def sample_heads(result: dict[str, Any]) -> tuple[str, ...]:
+    """The heads of a table of samples: as the model writes them, as people see them, and real tweets."""
+    return "", "samples", f"best of {result['shown']['best_of']}", "real tweets"
+
+
 def stopping_table(result: dict[str, Any]) -> Section:
     """Ends and lengths."""
-    found = result["stopping"]
+    found, shown = result["stopping"], result["shown"]["stopping"]
     rows = [
-        ("ends by itself", percent(found["stop_rate"]), ""),
-        ("mean length, tokens", with_digits(found["mean_length"], 1), with_digits(found["real_mean_length"], 1)),
-        ("difference of the length distributions (KS, 0 to 1)", with_digits(found["length_ks"]), ""),
-        ("ends like a sentence", percent(found["sentence_end"]), percent(found["real_sentence_end"])),
-        ("empty", percent(found["empty"]), ""),
+        ("ends by itself", *both(percent, found, shown, "stop_rate"), ""),
+        (
+            "mean length, tokens",
+            with_digits(found["mean_length"], 1),
+            with_digits(shown["mean_length"], 1),
+            with_digits(found["real_mean_length"], 1),
+        ),
+        ("difference of the length distributions (KS, 0 to 1)", *both(with_digits, found, shown, "length_ks"), ""),
+        ("ends like a sentence", *both(percent, found, shown, "sentence_end"), percent(found["real_sentence_end"])),
+        ("empty", *both(percent, found, shown, "empty"), ""),
     ]
     drawn = result["sampling"]
     note = (
         f"{drawn['samples']:,} samples without a prompt at temperature {drawn['temperature']:g}, top_p "
         f"{drawn['top_p']:g}, top_k {drawn['top_k']}, at most {drawn['max_new_tokens']} tokens. A tweet that was cut "
-        "counts as at least that long."
+        f"counts as at least that long. Best of {result['shown']['best_of']}: as people see them, see "
+        "generate.best_of; the sentences and all other figures are of the samples."
     )
-    return Section("Does it stop?", ("", "samples", "real tweets"), rows, note)
+    return Section("Does it stop?", sample_heads(result), rows, note)
+
+
+def both(form: Callable[[float], str], found: dict[str, Any], shown: dict[str, Any], name: str) -> tuple[str, str]:
+    """A figure of the samples, and the same of the tweets as people see them."""
+    return form(found[name]), form(shown[name])
 
 
 def copying_table(result: dict[str, Any]) -> Section:
     """Copies from the training tweets."""
-    found = result["memorisation"]
-    rows = [
-        ("is a training tweet", percent(found["exact_copies"]), percent(found["real_exact_copies"])),
-        ("is an earlier tweet, before duplicates were dropped", "", percent(found["real_repeats"])),
+    found, shown = result["memorisation"], result["shown"]["memorisation"]
+    rows: list[tuple[str, ...]] = [
+        ("is a training tweet", *both(percent, found, shown, "exact_copies"), percent(found["real_exact_copies"])),
+        ("is an earlier tweet, before duplicates were dropped", "", "", percent(found["real_repeats"])),
         (
             "shares 8 words in a row with one",
-            percent(found["ngram8_in_train"]),
+            *both(percent, found, shown, "ngram8_in_train"),
             percent(found["real_ngram8_in_train"]),
         ),
-        (
-            "longest copied span, words, mean",
-            with_digits(found["longest_copy_mean"], 1),
-            with_digits(found["real_longest_copy_mean"], 1),
-        ),
-        (
-            "longest copied span, words, 95th percentile",
-            with_digits(found["longest_copy_p95"], 0),
-            with_digits(found["real_longest_copy_p95"], 0),
-        ),
     ]
+    for name, key, digits in (("mean", "mean", 1), ("95th percentile", "p95", 0)):
+        figures = (found[f"longest_copy_{key}"], shown[f"longest_copy_{key}"], found[f"real_longest_copy_{key}"])
+        rows.append((f"longest copied span, words, {name}", *(with_digits(figure, digits) for figure in figures)))
     note = (
         "Real tweets are the validation tweets. Tweets much like a training tweet were put on its side of the split, "
         f"so their figures are low: of the training tweets {percent(found['train_ngram8_in_train'])} share 8 words "
         "in a row with another one."
     )
-    return Section("Does it copy?", ("", "samples", "real tweets"), rows, note)
+    return Section("Does it copy?", sample_heads(result), rows, note)
 
 
 def variety_table(result: dict[str, Any]) -> Section:
     """Differences between samples."""
-    found = result["diversity"]
-    rows = [("different from each other", percent(found["unique"]), "")]
+    found, shown = result["diversity"], result["shown"]["diversity"]
+    rows = [("different from each other", *both(percent, found, shown, "unique"), "")]
     for length, name in ((1, "tokens"), (2, "pairs of tokens"), (3, "triples of tokens")):
-        rows.append(
-            (f"different {name}", percent(found[f"distinct{length}"]), percent(found[f"real_distinct{length}"]))
-        )
+        key = f"distinct{length}"
+        rows.append((f"different {name}", *both(percent, found, shown, key), percent(found[f"real_{key}"])))
     rows.append(
-        ("AUC of a classifier of samples and real tweets (0.5: a guess)", with_digits(found["classifier_auc"]), "")
+        (
+            "AUC of a classifier of samples and real tweets (0.5: a guess)",
+            *both(with_digits, found, shown, "classifier_auc"),
+            "",
+        )
     )
-    return Section(
-        "Does it vary?", ("", "samples", "real tweets"), rows, "Tokens, pairs and triples: of equally many tweets."
-    )
+    return Section("Does it vary?", sample_heads(result), rows, "Tokens, pairs and triples: of equally many tweets.")
 
 
 def sound_table(result: dict[str, Any]) -> Section:
     """Fluency, voice and reverse n-gram of the samples and of references."""
     found, drawn, model = result["judge"], result["sampling"], result["model"]
+    how = f"this model, temperature {drawn['temperature']:g}, top_p {drawn['top_p']:g}"
     names = {
         "sampled": ("this model, temperature 1", model["track"]),
-        "shipped": (f"this model, temperature {drawn['temperature']:g}, top_p {drawn['top_p']:g}", model["track"]),
+        "raw": (how, model["track"]),
+        "shipped": (f"{how}, the best of {result['shown']['best_of']}", model["track"]),
         "validation": ("validation tweets", "real tweets"),
         "training": ("training tweets", "real tweets"),
         "other_writer": ("tweets of another writer", "real tweets"),

@@ -30,6 +30,52 @@ def make_verdict(result: dict[str, Any]) -> list[str]:
     return sentences
 
 
+def make_summary(result: dict[str, Any]) -> list[str]:
+    """The same in about five sentences, without terms of the field, of the tweets as people see them."""
+    found, ngram, lines = result["memorisation"], result["against_ngram"], leak_sentences(result)
+    how = "better than" if ngram["high"] < 0 else "worse than" if ngram["low"] > 0 else "about as well as"
+    lines.append(
+        f"It predicts tweets that it has never seen {how} counting words does: {ngram['ours']:.3f} bits per byte, "
+        f"where the {ngram['order']}-gram has {ngram['theirs']:.3f} (less is better)."
+    )
+    ratio = result["val"]["nats_per_token"] / max(found["train_nats_per_token"], 1e-9)
+    if result["model"]["kind"] != "checkpoint":
+        lines.append("It is not known which tweets it was trained on.")
+    elif found["gap"]["low"] <= 0:
+        lines.append("It has not learnt its tweets by heart: new ones are no harder for it to predict.")
+    else:
+        degree = "hardly" if ratio <= HARDLY else "somewhat" if ratio <= CLEARLY else "clearly"
+        lines.append(
+            f"It has {degree} learnt its tweets by heart: new ones are {ratio:.2f} times as hard for it to predict."
+        )
+    if result["sampling"]["samples"]:
+        lines += shown_sentences(result)
+    return lines
+
+
+def shown_sentences(result: dict[str, Any]) -> list[str]:
+    """Of the tweets as people see them: ends, copies, and whether they read like real ones."""
+    ends, copied, area = (result["shown"][name] for name in ("stopping", "memorisation", "diversity"))
+    area = area["classifier_auc"]
+    lines = [
+        f"{percent(ends['stop_rate'])} of its tweets end by themselves; they have {ends['mean_length']:.0f} tokens on "
+        f"average, real ones {ends['real_mean_length']:.0f}.",
+        f"{percent(copied['exact_copies'])} of its tweets are training tweets word for word, and "
+        f"{percent(copied['ngram8_in_train'])} have 8 words in a row from one.",
+    ]
+    gap = result["judge"] and result["judge"]["lists"]["shipped"]["fluency_gap"]
+    if gap:
+        how = "less fluent than" if gap["low"] > 0 else "as fluent as" if gap["high"] >= 0 else "simpler than"
+        lines.append(
+            f"They are {how} real tweets: {gap['difference']:+.2f} bits per byte for another language model "
+            f"({result['judge']['name']})."
+        )
+    elif not math.isnan(area):
+        degree = "can hardly" if area < WEAK else "can often" if area < GOOD else "can easily"
+        lines.append(f"A simple program {degree} tell them from real tweets (it is right in {percent(area)} of pairs).")
+    return lines
+
+
 def leak_sentences(result: dict[str, Any]) -> list[str]:
     """A warning, if there are signs that validation tweets are among the training tweets."""
     found, sentences = result["memorisation"], []

@@ -1,6 +1,7 @@
 """`python main.py doctor`: what is installed, what this machine has, which tweets a run would use, how long it takes.
 
-Nothing is changed or fetched. What is missing is listed; it is an error only where nothing works without it.
+Nothing is changed or fetched. What is missing is listed; it is an error only where nothing works without it, or where
+it was asked for (data.path).
 """
 
 import json
@@ -23,7 +24,7 @@ from config.schema import Config, DataConfig, UserError
 from utils.fields import one_line
 from utils.kaggle import KAGGLE, SAMPLE, local_default, newest_cached
 from utils.memory import cores, memory
-from utils.preprocess import Collector, Corpus, Tweet, load_processed
+from utils.preprocess import Collector, Corpus, Tweet, load_processed, split_tweets
 from utils.sources import open_sources, read_posts
 
 if TYPE_CHECKING:  # torch may be what is missing
@@ -189,7 +190,7 @@ def estimate(config: Config) -> dict[str, Any]:
 
 
 def typical_tweets(config: Config) -> tuple[Sequence[Tweet], float]:
-    """Some of the tweets a run would use, and which share of all of them (of both sides) they are."""
+    """Some of the tweets a run would train on, and which share of all of them (of both sides) they are."""
     if config.paths.processed_txt.is_file():
         corpus = load_processed(config.paths)
         chosen = sorted(random.Random(0).sample(range(len(corpus.train)), min(POSTS, len(corpus.train))))
@@ -202,7 +203,10 @@ def typical_tweets(config: Config) -> tuple[Sequence[Tweet], float]:
         collector.add(source)
     collector.check(str(path), sum(source.rows for source in sources))
     if all(source.rows < POSTS for source in sources):
-        return collector.tweets, 1.0
+        validation, _ = split_tweets(collector.tweets, collector.dates, config.data)
+        held = set(validation)
+        train = [tweet for number, tweet in enumerate(collector.tweets) if number not in held]
+        return train, len(train) / len(collector.tweets)
     read = sum(len(tweet.text.encode()) for tweet in collector.tweets)
     return collector.tweets, min(1.0, read / sum(source.bytes for source in sources))
 
@@ -213,7 +217,7 @@ def measure(config: Config, tweets: Sequence[Tweet], share: float) -> dict[str, 
 
     from model.tokenizer import load_tokenizer
     from model.vocabulary import Vocabulary
-    from trainer.job import TEACHER_TOKENS, VAL_TOKENS, step_bytes
+    from trainer.job import TEACHER_TOKENS, VAL_TOKENS, saved_parameters, step_bytes
     from trainer.tokens import Tokens
 
     total = len(tweets) / share
@@ -232,7 +236,7 @@ def measure(config: Config, tweets: Sequence[Tweet], share: float) -> dict[str, 
     scoring = (config.train.epochs + 1) * val_tokens * trial.val_token
     seconds = trial.preparing / len(few) * trained + training + scoring
     return {
-        "parameters": job.model.num_parameters(),
+        "parameters": saved_parameters(job),
         "vocab_size": vocabulary.vocab_size,
         "tokens": round(trained * job.train.num_predictions / len(few)),
         "steps": steps,
@@ -365,8 +369,10 @@ def run(config: Config, arguments: Namespace) -> None:
     """`python main.py doctor`.
 
     Raises:
-        UserError: a package is missing without which nothing works; raised after the report.
+        UserError: a package is missing without which nothing works, or the tweets that data.path names can't be read;
+            raised after the report.
     """
+    print("Looking at this machine and the tweets, and timing a few steps of training ...", file=sys.stderr, flush=True)
     report = examine(config)
     if arguments.json or "rich" in report["missing_core"]:
         print(json.dumps(report, ensure_ascii=False, allow_nan=False))
@@ -374,6 +380,8 @@ def run(config: Config, arguments: Namespace) -> None:
         show(report, config)
     if report["missing_core"]:
         raise UserError(f"missing: {', '.join(report['missing_core'])}; get them with `{HOW['core']}`")
+    if config.data.path is not None and report["data"]["problem"]:
+        raise UserError(report["data"]["problem"])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`python main.py run`: from the raw tweets to a trained and judged model, samples and a plot, in one go."""
 
+import shlex
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -9,9 +10,10 @@ from dataclasses import asdict, replace
 from config.schema import Config
 from evaluation.evaluate import evaluate, write_results
 from generate.best_of import Sample
-from generate.generate import format_sample, generate, load_copy_check
+from generate.generate import format_sample, generate, load_copy_check, show
 from model.checkpoint import load_bundle
 from model.device import choose_device
+from trainer.progress import busy
 from trainer.saving import State
 from trainer.train import train
 from utils import plot_loss
@@ -29,19 +31,37 @@ def run(config: Config, arguments: Namespace) -> None:
 
 
 def whole_job(config: Config, arguments: Namespace) -> None:
-    """Preprocess, train, plot, write samples, evaluate, and say in plain words how it went."""
+    """Preprocess, train, plot, show tweets, evaluate, and say in plain words how it went and what to do next."""
+    print("Reading and cleaning the tweets", file=sys.stderr, flush=True)
     corpus = preprocess(config)
     state = train(config, corpus)
     plot_loss.run(config, arguments)
-    samples = write_samples(config, ["", *openings(corpus.train, 4)], each=4)
+    prompts = openings(corpus.train, 4)
+    with busy("Writing tweets"):
+        samples = write_samples(config, ["", *prompts], each=4)
+    print("\nTweets by your model:\n")
+    show(samples[::SHOWN_EVERY])
+    print(f"\n{how_it_ended(config, state)}\n", flush=True)
     found = evaluate(config, corpus)
     write_results(config, found)
-    print("\n".join(format_sample(sample) for sample in samples[::SHOWN_EVERY]))
-    print("\n" + "\n".join([how_it_ended(config, state), *found.result["verdict"]]))
-    print(
-        "More like these: python main.py generate"
-        + ("" if config.paths.root == "." else f" --paths.root {config.paths.root}")
-    )
+    print("\nHow good is your model?\n" + "\n".join(f"- {line}" for line in found.result["summary"]))
+    print("\n" + "\n".join(next_steps(config, prompts[0] if prompts else "The")))
+
+
+def next_steps(config: Config, prompt: str) -> list[str]:
+    """What to do with the model now: commands that work from here."""
+    root = "" if config.paths.root == "." else f" --paths.root {shlex.quote(config.paths.root)}"
+    steps = {
+        f"serve{root}": "play with it in the browser",
+        f"attention {shlex.quote(prompt)}{root}": "look inside while it reads a text",
+        f"distill{root}": "make it better: it learns from several others (takes some ten times as long)",
+    }
+    width = max(map(len, steps))
+    return [
+        "What next?",
+        *(f"  python main.py {command:<{width}}   {what}" for command, what in steps.items()),
+        f"All details: {config.paths.results / 'report.html'}",
+    ]
 
 
 def openings(tweets: Sequence[Tweet], count: int) -> list[str]:
@@ -66,9 +86,7 @@ def write_samples(config: Config, prompts: Sequence[str], *, each: int) -> list[
 
 
 def how_it_ended(config: Config, state: State) -> str:
-    """When training stopped, why, and which epoch was kept."""
-    why = "all epochs were done"
-    if state.stopped_early:
-        why = f"{config.train.patience} epochs brought no better validation loss, so it was over-fitting"
-    kept = "the last one" if state.best_epoch == state.epoch else f"epoch {state.best_epoch}, the best"
-    return f"Trained {state.epoch} epochs in {state.seconds:.0f} s, until {why}; kept is {kept} on unseen tweets."
+    """How long it was trained, and which epoch was kept."""
+    kept = "The last one" if state.best_epoch == state.epoch else f"Epoch {state.best_epoch}"
+    why = f", which did not get better for {config.train.patience} epochs" if state.stopped_early else ""
+    return f"Trained {state.epoch} epochs in {state.seconds:.0f} s{why}. {kept} was best on unseen tweets and is kept."

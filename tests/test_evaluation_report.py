@@ -68,7 +68,14 @@ RESULT: dict[str, Any] = {
     | {f"{side}distinct{length}": 0.8 for side in ("", "real_") for length in (1, 2, 3)},
     "notes": [f"it is {EVIL}"],
     "verdict": [EVIL, "It beats the 3-gram model."],
+    "summary": [EVIL, "It predicts better than counting words."],
 }
+RESULT["shown"] = {"best_of": 4, **{name: RESULT[name] for name in ("stopping", "memorisation", "diversity")}}
+CURVES = [
+    {"step": 0, "baseline/ngram": 2.5},
+    {"step": 0, "epoch": 0, "val/loss": 9.0, "val/bits_per_byte": 3.5},
+    {"step": 9, "epoch": 1, "train/loss": 7.0, "val/loss": 6.0, "val/bits_per_byte": 2.1},
+]
 
 
 class StrictParser(HTMLParser):
@@ -104,20 +111,19 @@ class Page:
     found: StrictParser = field(default_factory=StrictParser)
 
 
-def write(folder: Path, texts: list[str], ended: list[bool], *, plot: bytes | None = None, **changes: Any) -> Page:
+def write(folder: Path, texts: list[str], ended: list[bool], *, curves: Any = (), **changes: Any) -> Page:
     """The page of RESULT with these samples; the parser has checked that its tags match."""
     tokenizer = load_tokenizer()
-    samples, picture = as_written(texts, ended, tokenizer), folder / "loss_plot.png"
-    if plot:
-        picture.write_bytes(plot)
+    samples = as_written(texts, ended, tokenizer)
     path = folder / "report.html"
     write_report(
         path,
         {**copy.deepcopy(RESULT), **changes},
+        shown=samples,
         samples=samples,
         real=as_written(["It flies.", "A comet hums over the van."], [True, True], tokenizer),
         copies=CopyCheck([COPIED]),
-        plot=picture,
+        curves=list(curves),
     )
     page = Page(path, path.read_text(encoding="utf-8"))
     page.found.feed(page.source)
@@ -143,9 +149,33 @@ def test_without_samples_there_are_no_sections_about_them(tmp_path: Path) -> Non
     assert not {"svg", "ol", "img"} & set(page.found.tags) and "Does it stop?" not in page.found.text
 
 
-def test_the_plot_is_shown_if_there_is_one(tmp_path: Path) -> None:
-    assert "img" not in write(tmp_path, ["x"], [True]).found.tags
-    assert 'src="data:image/png;base64,iVBORw=="' in write(tmp_path, ["x"], [True], plot=b"\x89PNG").source
+def test_the_curves_are_drawn_if_there_are_some(tmp_path: Path) -> None:
+    assert "How was it trained?" not in write(tmp_path, ["x"], [True]).found.text
+    page = write(tmp_path, ["x"], [True], curves=CURVES)
+    assert page.found.tags.count("svg") == 3 and "img" not in page.found.tags
+    assert "best: 2.100 at epoch 1" in page.source and "nats per token" in page.source
+    assert "n-gram 2.000" in page.source and "2.500" not in page.source  # the figure of the table, not another one
+
+
+def test_the_answer_comes_first_and_the_rest_is_folded(tmp_path: Path) -> None:
+    page = write(tmp_path, ["x"], [True], curves=CURVES)
+    text = " ".join(page.found.text.split())
+    assert (
+        text.index("How good is your model?") < text.index("better than counting words") < text.index("Does it stop?")
+    )
+    assert page.found.tags.count("section") == 1 and page.found.tags.count("h2") == page.found.tags.count("details") - 1
+    assert " open" not in "".join(re.findall(r"<details[^>]*>", page.source))
+    ids = re.findall(r' id="([^"]+)"', page.source)
+    assert len(ids) == len(set(ids)) and all(
+        f'id="{name}"' in page.source for name in re.findall(r"#(\w+_\w+)", page.source)
+    )
+
+
+def test_no_colour_is_fixed(tmp_path: Path) -> None:
+    """All colours of the drawings are variables of the page, which has a light and a dark set of them."""
+    page = write(tmp_path, ["x", "y z"], [True, True], curves=CURVES)
+    drawings = "".join(re.findall(r"<svg.*?</svg>", page.source, re.DOTALL))
+    assert drawings.count("var(--") > 20 and not re.findall(r"#[0-9a-f]{6}\b", drawings)
 
 
 def test_bins_hold_all_lengths() -> None:
@@ -173,16 +203,26 @@ def brightness(colour: str) -> float:
 def test_it_can_be_read_on_any_screen_and_loads_nothing(
     browser: Browser, tmp_path: Path, scheme: Any, width: int
 ) -> None:
-    page = write(tmp_path, [EVIL, COPIED, "word " * 80], [True, True, False])
+    page = write(tmp_path, [EVIL, COPIED, "word " * 80], [True, True, False], curves=CURVES)
     with browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}) as context:
         tab = context.new_page()
         requests: list[str] = []
         tab.on("request", lambda request: requests.append(request.url))
         tab.goto(page.path.as_uri())
         assert requests == [page.path.as_uri()]
+        assert not tab.locator("table").first.is_visible()
+        for summary in tab.locator("summary").all():
+            summary.click()
         assert tab.evaluate("document.documentElement.scrollWidth") <= width, "the page itself does not scroll sideways"
         ground = brightness(tab.locator("section").first.evaluate("part => getComputedStyle(part).backgroundColor"))
         assert (ground > 200) == (scheme == "light")
-        for selector, colour in (("td", "color"), ("svg text", "fill"), ("svg path[style*=samples]", "fill")):
-            found = tab.locator(selector).first.evaluate(f"part => getComputedStyle(part).{colour}")
-            assert abs(brightness(found) - ground) > 60, f"{selector} can't be seen"
+        for selector, colour in (
+            ("td", "color"),
+            ("svg text", "fill"),
+            ("svg path[style*='fill: var(--samples)']", "fill"),
+        ):
+            for part in tab.locator(selector).all():
+                found = part.evaluate(f"part => getComputedStyle(part).{colour}")
+                assert found == "none" or abs(brightness(found) - ground) > 60, f"{selector} can't be seen"
+        letters = tab.locator("svg text").evaluate_all("all => all.map(part => part.getBoundingClientRect().height)")
+        assert min(letters) >= 10, "the letters of a drawing are too small"

@@ -65,11 +65,25 @@ def test_after_a_run_it_knows_the_tweets_and_the_model(
     trained: tuple[Config, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     paths = trained[0].paths
-    found = ask(Path(paths.root), "--data.path", str(tmp_path / "no.csv"), capsys=capsys)
+    found = ask(Path(paths.root), capsys=capsys)
     counts = json.loads(paths.processed_json.read_text(encoding="utf-8"))["split"]
     assert (found["processed"]["train"], found["processed"]["val"]) == (counts["train"], counts["val"])
     assert found["checkpoints"]["best"]["epoch"] in (1, 2) and found["checkpoints"]["last"]["epoch"] == 2
-    assert "does not exist" in found["data"]["problem"], "a broken path is told, and is no failure"
+    assert found["estimate"]["parameters"] == trained[1].model.num_parameters()
+
+
+def test_a_file_that_is_not_there_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ask(tmp_path, "--data.path", str(tmp_path / "no.csv"), capsys=capsys, code=1)
+    assert "does not exist" in found["data"]["problem"]
+
+
+def test_the_model_is_the_one_that_training_makes(
+    trained: tuple[Config, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before `preprocess` too: the vocabulary is that of the training tweets."""
+    found = ask(tmp_path, "--data.path", str(SAMPLE), capsys=capsys)["estimate"]
+    assert found["parameters"] == trained[1].model.num_parameters()
+    assert found["vocab_size"] == trained[1].vocabulary.vocab_size
 
 
 def test_broken_files_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +156,7 @@ def test_each_file_is_told_for_itself(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "a.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     (tmp_path / "b.parquet").write_bytes(b"PAR1\x15")
     flags = ["--data.path", f"[{tmp_path / 'a.txt'}, {tmp_path / 'b.parquet'}]"]
-    found = ask(tmp_path, *flags, capsys=capsys)["data"]
+    found = ask(tmp_path, *flags, capsys=capsys, code=1)["data"]
     assert [file["rows"] for file in found["files"]] == [60, None] and found["rows"] is None
     assert "is a Parquet file" in found["problem"] and found["files"][0]["problem"] is None
 

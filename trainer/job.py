@@ -15,7 +15,7 @@ from export.pretrained import carry_over, load_pretrained
 from model.causal_lm import CausalLM
 from model.checkpoint import load_checkpoint
 from model.device import choose_device, precision
-from model.ngram import NGram, leave_one_out
+from model.ngram import NGram, choose_order, leave_one_out
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
@@ -135,7 +135,7 @@ def prepare(
         loss=chosen.loss,
     )
     if ngram and not config.train.resume:
-        log_baseline(job, ngram, val_tokens)
+        log_baseline(job, best_ngram(train_tokens, ngram), val_tokens)
     if log is None and ranks.first:
         write_facts(config.paths.results / "run.json", run_facts(job, corpus))
     return job
@@ -156,6 +156,18 @@ def subword_groups_for(
         return None
     groups = find_subword_groups(train.vocabulary, tokenizer, train.id_counts)
     return replace(groups, own_vector=torch.ones_like(groups.own_vector)) if distilled else groups
+
+
+def best_ngram(train: Tokens, ngram: NGram) -> NGram:
+    """The n-gram of the order that predicts held-out training tweets best: the one that `evaluate` compares with.
+
+    With more text than TEACHER_TOKENS, where choosing would take long, the one that is there already.
+    """
+    if train.num_predictions > TEACHER_TOKENS:
+        return ngram
+    texts = train.texts()
+    order = choose_order(texts)
+    return ngram if order == NGRAM_ORDER else NGram.fit(texts, order)
 
 
 def log_baseline(job: Job, ngram: NGram, val: Tokens) -> None:
@@ -272,14 +284,18 @@ def run_facts(job: Job, corpus: Corpus) -> dict[str, object]:
     }
 
 
+def saved_parameters(job: Job) -> int:
+    """Number of parameters of the model that will be saved; while it is trained, there are more (subword vectors)."""
+    return sum(part.numel() for part in merged_state_dict(job.model).values())
+
+
 def describe(job: Job) -> str:
     """One line that describes the training to come."""
     model, processes = job.config.model, f"{job.ranks.size} processes, each on " if job.ranks.size > 1 else ""
-    parameters = sum(part.numel() for part in merged_state_dict(job.model).values())
     return (
         f"Training {model.n_layer} layers x {model.n_embd} wide, {model.n_head} heads, "
         f"vocabulary {job.vocabulary.vocab_size:,}: "
-        f"{parameters:,} parameters on {job.train.num_predictions:,} tokens of "
+        f"{saved_parameters(job):,} parameters on {job.train.num_predictions:,} tokens of "
         f"{len(job.train.num_bytes):,} tweets ({processes}{job.device}, {torch.get_num_threads()} threads, "
         f"about {step_bytes(job) / 1e6:,.0f} MB of memory for a step)"
     )

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from argparse import Namespace
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from trainer.job import Job, describe, examples_at_once, largest_batch, prepare
 from trainer.losses import with_head
 from trainer.optim import lr_at, make_optimizer
 from trainer.parallel import SINGLE_PROCESS, Ranks, process_group
-from trainer.progress import Progress
+from trainer.progress import Progress, busy
 from trainer.saving import State, load_last, save_best, save_last
 from trainer.score import Scores, score
 from trainer.subword_embedding import add_subword_features, merged_state_dict
@@ -75,7 +75,9 @@ class Trainer:
             UserError: the loss or the gradient is not a finite number, or the memory of the GPU is too small.
         """
         self.ranks.broadcast_parameters(self.model)
-        self.progress = Progress(self.total_steps, self.state.step)
+        self.progress = Progress(self.total_steps, self.state.step, epochs=self.config.epochs)
+        if self.ranks.first:
+            self.progress.say("A * marks the best epoch so far on unseen tweets (Val); its model is kept.")
         try:
             with StopSignal() as self.stop:
                 if self.state.step == 0:
@@ -252,7 +254,7 @@ class Trainer:
 
 def train(config: Config, corpus: Corpus, ranks: Ranks = SINGLE_PROCESS) -> State:
     """Train on these tweets, or resume a run (`train.resume`). Reports on standard error."""
-    with ranks.on_all_ranks():
+    with ranks.on_all_ranks(), busy("Preparing the training") if ranks.first else nullcontext():
         job = prepare(config, corpus, ranks=ranks)
         trainer = Trainer(job)
         if config.train.resume:

@@ -3,12 +3,15 @@
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config.cli import run_command
 from config.schema import Config, UserError
 from utils.files import atomic_write
 from utils.run_log import read_log
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TRAIN, VALIDATION, BASELINE = "#2a78b8", "#d1602a", "#6b6b6b"  # different also for colour-blind readers
 
@@ -21,29 +24,45 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    measured = [record for record in records if "val/loss" in record]
-    if not measured:
+    if not any("val/loss" in record for record in records):
         raise UserError("there is nothing to plot yet: no epoch has ended")
-    trained = [record for record in measured if "train/loss" in record]
-    best = min(measured, key=lambda record: record["val/loss"])
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(*series(trained, "train/loss"), color=TRAIN, marker=".", label="training (with dropout)")
-    left.plot(*series(measured, "val/loss"), color=VALIDATION, marker=".", label="validation")
-    left.set(title="Loss", xlabel="epoch", ylabel="nats per token")
-    right.plot(*series(measured, "val/bits_per_byte"), color=VALIDATION, marker=".", label="validation")
-    right.set(title="Bits per byte", xlabel="epoch", ylabel="bits per byte")
-    baseline = next((record["baseline/ngram"] for record in records if "baseline/ngram" in record), None)
-    if baseline is not None:
-        right.axhline(baseline, color=BASELINE, linestyle="--", label=f"Kneser-Ney n-gram {baseline:.3f}")
-    for axes, key in ((left, "val/loss"), (right, "val/bits_per_byte")):
-        found = f"best: {best[key]:.3f} at epoch {best['epoch']}"
-        axes.plot(best["epoch"], best[key], "*", color=VALIDATION, markersize=14, markeredgecolor="white", label=found)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+    draw_loss(records, left)
+    draw_bits(records, right)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def draw_loss(records: list[dict[str, Any]], axes: "Axes") -> None:
+    """The losses by epoch."""
+    measured = [record for record in records if "val/loss" in record]
+    trained = [record for record in measured if "train/loss" in record]
+    axes.plot(*series(trained, "train/loss"), color=TRAIN, marker=".", label="training (with dropout)")
+    axes.plot(*series(measured, "val/loss"), color=VALIDATION, marker=".", label="validation")
+    axes.set(title="Loss", xlabel="epoch", ylabel="nats per token")
+    mark_best(measured, "val/loss", axes)
+
+
+def draw_bits(records: list[dict[str, Any]], axes: "Axes") -> None:
+    """Bits per byte by epoch, and those of the n-gram as a line."""
+    measured = [record for record in records if "val/loss" in record]
+    axes.plot(*series(measured, "val/bits_per_byte"), color=VALIDATION, marker=".", label="validation")
+    axes.set(title="Bits per byte", xlabel="epoch", ylabel="bits per byte")
+    baseline = next((record["baseline/ngram"] for record in records if "baseline/ngram" in record), None)
+    if baseline is not None:
+        axes.axhline(baseline, color=BASELINE, linestyle="--", label=f"Kneser-Ney n-gram {baseline:.3f}")
+    mark_best(measured, "val/bits_per_byte", axes)
+
+
+def mark_best(measured: list[dict[str, Any]], key: str, axes: "Axes") -> None:
+    """A star at the best epoch, and the legend."""
+    best = min(measured, key=lambda record: record["val/loss"])
+    found = f"best: {best[key]:.3f} at epoch {best['epoch']}"
+    axes.plot(best["epoch"], best[key], "*", color=VALIDATION, markersize=14, markeredgecolor="white", label=found)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper right", fontsize="small")
 
 
 def series(records: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
