@@ -41,7 +41,7 @@ def test_every_tab(browser: Browser, address: str, width: int, scheme: Any) -> N
         page.keyboard.press("Enter")
         expect(page.locator("#earlier .card")).to_have_count(earlier)
         expect(page.locator("#cards .card:not(.writing)")).to_have_count(3)
-    page.get_by_role("button", name="More").click()
+    page.locator("#more .label-wrap").click()
     expect(page.get_by_label("Keep this seed")).to_be_visible()
     assert faults(page) == []
     shown = {

@@ -87,7 +87,7 @@ def test_tweets_appear_while_they_are_written(
     watch = "new MutationObserver(() => document.querySelectorAll('.card').forEach((card) => seen.add(card.className)))"
     page.evaluate(f"window.seen = new Set(); {watch}.observe(document.body, {{subtree: true, childList: true}})")
     page.get_by_label("Safe").check()
-    page.get_by_role("button", name="More").click()
+    page.locator("#more .label-wrap").click()
     expect(page.locator("#temperature input[type=number]")).to_have_value("0.5")
     page.get_by_label("Seed", exact=True).fill("7")
     expect(page.get_by_label("Keep this seed")).to_be_checked()
@@ -130,7 +130,8 @@ def test_a_seed_that_is_none_gets_one_line_and_the_tweets_stay(visit: Callable[.
     page.get_by_role("button", name="Write", exact=True).click()
     expect(page.locator("#cards .card:not(.writing)")).to_have_count(3)
     before = page.locator(".card .text").all_text_contents()
-    page.get_by_role("button", name="More").click()
+    page.locator("#more .label-wrap").click()
+    page.get_by_label("Keep this seed").check()
     for value, found in (("", "empty"), ("-3", "-3"), ("99999999999", "99999999999")):
         page.get_by_label("Seed", exact=True).fill(value)
         page.get_by_role("button", name="Write", exact=True).click()
@@ -217,7 +218,9 @@ def test_what_was_written_can_be_copied_and_saved(visit: Callable[..., Page]) ->
         page.get_by_role("button", name="Save as JSON").click()
     samples = json.loads(saved.value.path().read_text(encoding="utf-8"))["samples"]
     assert [sample["text"] for sample in samples] == texts
-    assert {"finish_reason", "tokens", "novel", "seed", "prompt", "model"} == samples[0].keys() - {"text"}
+    assert {"finish_reason", "tokens", "novel", "seed", "prompt", "model", "mean_logprob"} == samples[0].keys() - {
+        "text"
+    }
     for button, copied in (
         (page.locator("[data-copy]").nth(1), texts[1]),
         (page.locator("[data-do=copyAll]"), "".join(f"{line}\n" for line in texts)),

@@ -127,6 +127,7 @@ def mount_playground(api: FastAPI, engine: Engine, config: Config) -> FastAPI:
     """Add the playground to `api` at /. Add other routes first: it answers all paths that are left."""
 
     def mount() -> FastAPI:
+        """The API with the playground in it."""
         return gr.mount_gradio_app(
             api,
             create_app(engine, config),

@@ -32,7 +32,7 @@ def first_seed(seed: float | None, keep: bool) -> int:
     if not keep:
         return random.randrange(SEEDS)
     if seed is None or not 0 <= seed <= LARGEST_SEED:
-        found = "empty" if seed is None else f"{seed:.10g}"
+        found = "empty" if seed is None else f"{seed:.0f}"
         raise UserError(
             f"the seed is {found}: give a whole number from 0 to {LARGEST_SEED:,}, or untick `Keep this seed`"
         )
