@@ -161,7 +161,7 @@ def checkpoint_line(context: DistillContext, path: Path, steps: int) -> tuple[di
     model, vocabulary = subject.bundle.model, subject.bundle.vocabulary
     val = TweetDataset.encode(corpus.val, context.tokenizer, vocabulary, model.config.block_size)
     line, nats = table_line(model, str(path), val, track=subject.track, steps=steps)
-    if samples := write_samples(subject, context.config, context.tokenizer):
+    if samples := write_samples(subject, context.config, context.tokenizer, say, raw=True):
         texts, ended = [tweet.text for tweet in corpus.val], [tweet.finished for tweet in corpus.val]
         real = metrics.as_written(texts, ended, context.tokenizer)
         copied = metrics.copying(samples, real, CopyCheck([tweet.text for tweet in corpus.train]))

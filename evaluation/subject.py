@@ -63,7 +63,7 @@ class Checkpoint:
 
     kind = "checkpoint"
 
-    def __init__(self, path: Path, device: torch.device, copies: CopyCheck | None) -> None:
+    def __init__(self, path: Path, device: torch.device, copies: CopyCheck | None = None) -> None:
         self.name, self.copies = str(path), copies
         self.bundle = load_bundle(path, device)
         self.split_hash: str | None = self.bundle.info.get("split_hash")

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -129,7 +130,13 @@ def test_generate_asks_when_there_is_no_prompt(root: Path, last: str) -> None:
 
 def test_prompts_come_from_standard_input(root: Path) -> None:
     command = [sys.executable, "main.py", "generate", "--paths.root", str(root), "--generate.num_samples", "2"]
-    piped = {"cwd": ROOT, "input": "Mars is\nThe van\n", "capture_output": True, "text": True, "check": True}
+    piped: dict[str, Any] = {
+        "cwd": ROOT,
+        "input": "Mars is\nThe van\n",
+        "capture_output": True,
+        "text": True,
+        "check": True,
+    }
     plain, as_json = (subprocess.run([*command, *more], **piped).stdout for more in ([], ["--json"]))
     samples = json.loads(as_json)["samples"]
     assert [sample["prompt"] for sample in samples] == ["Mars is"] * 2 + ["The van"] * 2
