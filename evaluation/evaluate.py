@@ -78,7 +78,7 @@ def evaluate(config: Config, corpus: Corpus) -> Evaluation:
         UserError: see `measure`.
     """
     chosen = config.evaluate
-    stages = Stages(6 + (chosen.outside_text is not None) + (chosen.against is not None) + 2 * bool(chosen.judge))
+    stages = Stages(5 + (chosen.outside_text is not None) + (chosen.against is not None) + 2 * bool(chosen.judge))
     try:
         return measure(config, corpus, stages)
     finally:
@@ -114,24 +114,24 @@ def measure(config: Config, corpus: Corpus, say: Say) -> Evaluation:
     shown = write_samples(subject, config, tokenizer, say, raw=False) if subject.kind == "checkpoint" else samples
     say("Comparing them with real tweets, and looking for copies")
     real = metrics.as_written([t.text for t in corpus.val], [t.finished for t in corpus.val], tokenizer)
-    result["memorisation"] = memorisation(subject, corpus, scores) | metrics.copying(samples, real, copies)
-    result["memorisation"] |= {
-        "train_ngram8_in_train": metrics.repeats_itself([tweet.text for tweet in corpus.train]),
-        "real_repeats": repeats(corpus),
-    }
-    result |= {"stopping": metrics.stopping(samples, real), "diversity": metrics.diversity(samples, real)}
-    result["shown"] = {
-        "best_of": best_of,
-        "memorisation": metrics.copying(shown, real, copies),
-        "stopping": metrics.stopping(shown, real),
-        "diversity": metrics.diversity(shown, real),
-    }
+    result |= figures_of(samples, real, copies)
+    result["memorisation"] |= memorisation(subject, corpus, scores)
+    result["shown"] = {"best_of": best_of, **figures_of(shown, real, copies)}
     written = {RAW: samples, SHIPPED: shown}
     result["judge"] = judge and sound_of(judge, subject, config, corpus, say, samples=written, tokenizer=tokenizer)
     result["notes"] = [*notes, *subject.notes, *([] if judge else [NO_JUDGE])]
     result["summary"] = make_summary(result)
     result["verdict"] = make_verdict(result)
     return Evaluation(result, shown, samples, real, copies)
+
+
+def figures_of(samples: list[Written], real: list[Written], copies: CopyCheck) -> dict[str, Any]:
+    """How samples end, copy and vary, beside real tweets."""
+    return {
+        "stopping": metrics.stopping(samples, real),
+        "memorisation": metrics.copying(samples, real, copies),
+        "diversity": metrics.diversity(samples, real),
+    }
 
 
 def measure_prediction(
@@ -271,7 +271,7 @@ def against(config: Config, corpus: Corpus, scores: Scores, device: torch.device
 
 
 def memorisation(subject: Subject, corpus: Corpus, scores: Scores) -> dict[str, Any]:
-    """Loss on training tweets beside the loss on validation tweets; both without dropout."""
+    """Loss on training tweets beside the loss on validation tweets, both without dropout; repeats among the tweets."""
     tweets = metrics.spread(corpus.train, min(len(corpus.train), max(TRAIN_TWEETS, len(corpus.val))))
     known, _ = subject.score(tweets)
     (val, val_tokens), (train, train_tokens) = (
@@ -283,6 +283,8 @@ def memorisation(subject: Subject, corpus: Corpus, scores: Scores) -> dict[str, 
         "val_nats_per_token": scores.nats_per_token,
         "gap": metrics.difference_of_means(val, train, weights=(val_tokens, train_tokens)),
         "membership_auc": metrics.auc(val / val_tokens, train / train_tokens),
+        "train_ngram8_in_train": metrics.repeats_itself([tweet.text for tweet in corpus.train]),
+        "real_repeats": repeats(corpus),
     }
 
 

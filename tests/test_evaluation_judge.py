@@ -201,7 +201,11 @@ def test_evaluate_with_a_judge(trained: tuple[Config, Bundle], tmp_path: Path) -
     found = result["judge"]
     assert found["name"] == str(tmp_path / "judge") and found["reverse_ngram"] > 0
     assert found["fluency_gap"] == found["lists"]["sampled"]["fluency_gap"]["difference"]
-    assert found["lists"]["shipped"]["tweets"] == 80
+    assert {name: found["lists"][name]["tweets"] for name in ("sampled", "raw", "shipped")} == {
+        **{"sampled": 80, "raw": 80},  # as many as training tweets, for the reverse n-gram
+        "shipped": 10,
+    }
+    assert found["lists"]["raw"]["reverse_ngram"] and not found["lists"]["shipped"]["reverse_ngram"]
     assert found["lists"]["training"]["exact_copies"] == 1, "training tweets as samples are copies"
     real, samples = (found["lists"][name]["reverse_ngram"]["bits_per_byte"] for name in ("training", "sampled"))
     assert real < samples, "and that makes the reverse 3-gram look good"
@@ -209,7 +213,7 @@ def test_evaluate_with_a_judge(trained: tuple[Config, Bundle], tmp_path: Path) -
     json.dumps(for_json(result), allow_nan=False)
     sections = {section.title: section for section in make_sections(result)}
     rows = {row[0]: row[1] for row in sections["Does it sound like the person?"].rows}
-    assert rows["this model, temperature 1"] == TWEETS and len(rows) == 6
+    assert rows["this model, temperature 1"] == TWEETS and len(rows) == 7
     assert {row[1] for row in sections["Beside the baselines"].rows} == {TWEETS, MODEL}
     assert any("A 3-gram fitted to its tweets has" in sentence for sentence in result["verdict"])
 
