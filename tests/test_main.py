@@ -38,9 +38,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("run")
     sample = ROOT / "data" / "sample_tweets.csv"
     done = python("main.py", "run", "--paths.root", str(root), "--data.path", str(sample), *TINY)
-    assert "ended by itself" in done.stdout or "cut at the length limit" in done.stdout
-    assert "Trained 2 epochs" in done.stdout and "[Epoch 2] Train Loss: " in done.stderr
+    assert "A * marks the best epoch" in done.stderr and "[Epoch 2] Train Loss: " in done.stderr
+    parts = ("Tweets by your model:", "ended by itself", "Trained 2 epochs", "How good is your model?", "What next?")
+    places = [done.stdout.find(part) for part in parts]
+    assert -1 not in places and places == sorted(places), "tweets first, then how good it is, then what to do"
+    assert re.findall(r"python main.py (\w+)", done.stdout) == ["serve", "attention", "distill"]
     return root
+
+
+def test_there_is_one_ngram_figure(root: Path) -> None:
+    """In metrics.jsonl, which the plot and the playground show, and in the evaluation."""
+    lines = (root / "results" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    logged = [found["baseline/ngram"] for line in lines if "baseline/ngram" in (found := json.loads(line))]
+    evaluation = json.loads((root / "results" / "evaluation.json").read_text(encoding="utf-8"))
+    assert logged == [pytest.approx(evaluation["baselines"]["ngram"], abs=1e-9)]
+    assert f"n-gram {logged[0]:.3f}" in (root / "results" / "report.html").read_text(encoding="utf-8")
 
 
 def test_run_leaves_everything(root: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from config.schema import Config, UserError
+from evaluation.baselines import measure_baselines
 from model.checkpoint import load_checkpoint
+from model.tokenizer import load_tokenizer
 from trainer.batches import Epoch
 from trainer.job import prepare
 from trainer.saving import State
@@ -258,3 +261,17 @@ def test_samples_are_shown_and_logged(settings: SettingsOf, corpus: Corpus, caps
     assert [record["epoch"] for record in samples] == [2, 4]
     shown = capsys.readouterr().err
     assert all(f"sample: {record['sample']}\n" in shown for record in samples)
+
+
+def test_the_baseline_has_the_order_that_evaluate_chooses(settings: Callable[..., Config]) -> None:
+    """Tweets that recur in long parts: a longer context than the usual one pays."""
+    dice = random.Random(0)
+    words = [f"w{number}" for number in range(6)]
+    chains = [dice.choices(words, k=12) for _ in range(20)]
+    tweets = [Tweet(" ".join([*dice.choice(chains), dice.choice(words)]), True) for _ in range(200)]
+    corpus = Corpus(tweets[20:], tweets[:20], {"split": {"hash": "x", "train": 180, "val": 20}})
+    config = settings("--train.epochs", "1")
+    train(config, corpus)
+    logged = next(line["baseline/ngram"] for line in read_log(config.paths.metrics) if "baseline/ngram" in line)
+    baselines = measure_baselines(corpus.train, corpus.val, load_tokenizer(config.model.tokenizer))
+    assert baselines.order > 3 and logged == pytest.approx(baselines.bits_per_byte["ngram"])
