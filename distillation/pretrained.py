@@ -186,7 +186,7 @@ class PretrainedTeacher:
         known = torch.from_numpy(before.probs.astype(np.float32).sum(-1) > 0)
         weight[: len(before)] = settings.weight * known
         targets = expected.targets(real.vocabulary, spread_of(dataset.id_counts, real.vocabulary.end))
-        return Objective(dataset, soft_cross_entropy(targets, weight=weight))
+        return Objective(dataset, soft_cross_entropy(targets.to(context.device), weight=weight))
 
 
 def check_room(name: str, parameters: int, folder: Path) -> None:

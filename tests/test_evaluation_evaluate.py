@@ -65,7 +65,8 @@ def test_the_page_stands_alone(trained: tuple[Config, Bundle], judged: Evaluatio
     page = (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=(?!['\"]#)|url\((?!#)|@import|<script|{{|{%", page)
     assert "default-src 'none'" in page and "prefers-color-scheme: dark" in page and "width=device-width" in page
-    assert all(words in page for words in ("How good is your model?", "Does it stop?", "Does it copy?", "<svg", "<ol>"))
+    wanted = ("How good is your model?", "Does it stop?", "Does it copy?", "<svg", "<ol>")
+    assert [words for words in wanted if words not in page] == []
 
 
 def test_tables_on_standard_output(

@@ -88,10 +88,10 @@ def soft_cross_entropy(teacher: SoftTargets, *, weight: float | Tensor) -> Loss:
     Args:
         weight: the same for all, or (N,) one for each position of the dataset.
     """
-    shares = torch.as_tensor(weight, dtype=torch.float32).expand(len(teacher))
+    shares = torch.as_tensor(weight, dtype=torch.float32, device=teacher.tail.device).expand(len(teacher))
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        soft, share = teacher.probs[index], shares[index.cpu()].to(logits.device)
+        soft, share = teacher.probs[index], shares[index]
         ids = torch.cat([teacher.ids[index].long(), targets[:, None]], 1)
         probs = torch.cat([share[:, None] * soft, 1.0 - share[:, None]], 1)
         tail = share * teacher.tail[index]
