@@ -40,8 +40,8 @@ from evaluation.outside_ngram import measure_outside_ngram
 from evaluation.sound import (
     NGRAM_TWEETS,
     OTHER,
+    RAW,
     SAMPLED,
-    SHIPPED,
     SHUFFLED,
     TRAINING,
     VALIDATION,
@@ -82,9 +82,9 @@ HEADS = (
     "track",
     "bits per byte",
     "fluency gap, temperature 1",
-    "fluency gap, as shipped",
+    "fluency gap, settings of `generate`",
     "voice, temperature 1",
-    "voice, as shipped",
+    "voice, settings of `generate`",
     "reverse 3-gram",
     "copies",
     "8 words copied",
@@ -170,7 +170,7 @@ def write(row: str, setting: Setting) -> dict[str, Any]:
         },
         "lists": {
             SAMPLED: subject.write(number, draw.unshaped(), raw=True),
-            SHIPPED: subject.write(number, draw, raw=True),
+            RAW: subject.write(number, draw, raw=True),
         },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +203,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     written = [write(row, Setting(flags, config, corpus, key["seed"], judge)) for row, key in missing]
     tokenizer = load_tokenizer()
     lists: dict[str, Sequence[Tweet]] = dict(make_lists(config, corpus, {}).tweets)
-    names = {how: [f"{place} {how}" for place in range(len(missing))] for how in (SAMPLED, SHIPPED)}
+    names = {how: [f"{place} {how}" for place in range(len(missing))] for how in (SAMPLED, RAW)}
     for how, of_rows in names.items():
         for name, found in zip(of_rows, written, strict=True):
             lists[name] = [Tweet(text, ended) for text, ended in found["lists"][how]]
@@ -250,7 +250,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 def model_cells(record: dict[str, Any], *, with_seed: bool) -> list[str]:
     """A model's row: its tweets at temperature 1, and with the settings of `generate`."""
-    both = record[SAMPLED], record[SHIPPED]
+    both = record[SAMPLED], record[RAW]
     name = NAMES.get(record["row"], record["row"]) + (f", seed {record['seed']}" if with_seed else "")
     if record["judged_by"]:
         name += f", judged by {record['judged_by']}"

@@ -11,7 +11,7 @@ from benchmarks import fluency
 from config.cli import parse
 from config.schema import Config
 from evaluation.evaluate import evaluate
-from evaluation.sound import SAMPLED, SHIPPED
+from evaluation.sound import RAW, SAMPLED
 from model.checkpoint import Bundle
 from tests.conftest import TINY
 from tests.tiny_peer import make_peer
@@ -52,7 +52,7 @@ def test_figures_are_those_of_evaluate_and_are_kept(
     references, record = (json.loads(line) for line in (folder / "out.jsonl").read_text("utf-8").splitlines())
     root = ["--paths.root", str(folder / "root"), "--evaluate.samples", "4"]
     expected = evaluate(parse("evaluate", [*flags, *root])[0], sample[1]).result
-    for how in (SAMPLED, SHIPPED):
+    for how in (SAMPLED, RAW):
         assert record[how] == expected["judge"]["lists"][how]
     for name in fluency.REFERENCE_LISTS:
         assert references[name] == expected["judge"]["lists"][name]
