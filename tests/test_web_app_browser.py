@@ -255,7 +255,11 @@ def test_looking_inside_any_text(visit: Callable[..., Page], trained: tuple[Conf
         assert inside is not None
         content = inside.content_frame()
         assert content is not None
-        content.wait_for_function(f"({fits})(document.documentElement)")  # nothing in it scrolls
+        for _ in range(100):  # not wait_for_function: to ask again it evaluates a string, which the page forbids
+            if fit := content.evaluate(f"({fits})(document.documentElement)"):
+                break
+            page.wait_for_timeout(50)
+        assert fit  # nothing in it scrolls
         assert page.locator("iframe.inside").evaluate("(frame) => frame.offsetHeight") < 4_000
     page.get_by_label("Text to read").fill("word " * 300)
     page.keyboard.press("Enter")
