@@ -33,7 +33,6 @@ from model.checkpoint import save_checkpoint
 from model.hub import SMOLLM2, missing_packages
 from model.language_model import LanguageModel
 from model.ngram import Floats
-from model.tokenizer import NUM_TOKENS
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset
 from trainer.job import Objective, say
@@ -184,9 +183,8 @@ def checkpoint_line(context: DistillContext, path: Path, steps: int) -> tuple[di
 
 def teacher_line(context: DistillContext, teacher: PretrainedTeacher) -> tuple[dict[str, Any], Floats]:
     """`table_line` of a pretrained teacher, with figures of the tweets it wrote for the student."""
-    everything = Vocabulary(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
     block_size = teacher.model.config.block_size
-    val = TweetDataset.encode(context.corpus.val, context.tokenizer, everything, block_size)
+    val = TweetDataset.encode(context.corpus.val, context.tokenizer, Vocabulary.full(), block_size)
     line, nats = table_line(teacher.model, teacher.name, val, track=teacher.origin()[0])
     texts, ended = teacher.samples(context.config.evaluate.samples)
     return line | sample_figures(context, metrics.as_written(texts, ended, context.tokenizer)), nats

@@ -7,6 +7,7 @@ heart. At each training tweet it records what it expects before its first step o
 """
 
 import shutil
+import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -63,8 +64,8 @@ class PretrainedTeacher:
 
     @property
     def recorded_file(self) -> Path:
-        """What it expected of the training tweets before it was trained on them."""
-        return self.path.with_suffix(".recorded.npy")
+        """What it expected of the training tweets before it was trained on them; another training, another file."""
+        return self.path.with_suffix(f".recorded_{zlib.crc32(self.run.fingerprint.encode()):08x}.npy")
 
     def origin(self) -> tuple[str, list[str]]:
         """Its track, and the outside models it owes something to."""
@@ -143,6 +144,9 @@ class PretrainedTeacher:
 
     def recording(self, real: TweetDataset) -> Objective:
         """Cross-entropy, and a record of what the model expects at each place before its first step there."""
+        for file in self.path.parent.glob(f"{self.path.name}.recorded_*.npy"):
+            if file != self.recorded_file:
+                file.unlink()  # of a training with other settings or tweets
         return Objective(replace(real, epochs_per_pass=2), recording_loss(self.recorded_file, real.num_predictions))
 
     @cached_property

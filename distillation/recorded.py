@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.soft_targets import SoftTargets
+from model.soft_targets import SoftTargets, concatenate
 from model.tokenizer import END
 from model.vocabulary import Vocabulary
 
 TOP_K = 100  # tokens kept of each distribution: 600 bytes
 RECORD = np.dtype([("ids", "<u2", (TOP_K,)), ("probs", "<f2", (TOP_K,))])  # of one place, in a file
+AT_ONCE = 1 << 16  # places that are turned into targets together
 RARE = 1e-9  # the end mark's part of the rest
 
 
@@ -63,6 +64,11 @@ class Recorded:
         Args:
             base: (V,) how the rest is spread; see `spread_of`.
         """
+        parts = (Recorded(self.ids[i : i + AT_ONCE], self.probs[i : i + AT_ONCE]) for i in range(0, len(self), AT_ONCE))
+        return concatenate([part.some_targets(vocabulary, base) for part in parts])
+
+    def some_targets(self, vocabulary: Vocabulary, base: Tensor) -> SoftTargets:
+        """`targets` of few places: the order of each place's ids takes several times the memory of the result."""
         ids = vocabulary.id_of[torch.from_numpy(self.ids.astype(np.int64))]
         probs = torch.from_numpy(self.probs.astype(np.float32))
         order = ids.argsort(-1)

@@ -110,7 +110,7 @@ def load_folder(folder: Path, where: str, tokenizer: Tokenizer) -> tuple[dict[st
         raise UserError(f"{where}: its head is not its embedding, and this model has one matrix for both")
     check_tokens(folder, tokenizer, where)
     tensors["wte.weight"] = embedding[:NUM_TOKENS]  # some are padded to a rounder number
-    return tensors, Vocabulary(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
+    return tensors, Vocabulary.full()
 
 
 def from_export(tensors: dict[str, Tensor], path: Path, where: str) -> tuple[dict[str, Tensor], Vocabulary]:

@@ -12,7 +12,7 @@ from model.causal_lm import CausalLM, load_causal_lm
 from model.checkpoint import Bundle, config_from_dict, load_bundle
 from model.device import precision
 from model.language_model import LanguageModel
-from model.tokenizer import NUM_TOKENS, load_tokenizer
+from model.tokenizer import load_tokenizer
 from model.vocabulary import Vocabulary
 
 INFO_FILE = "elon_transformer.json"  # beside the weights of a teacher: what `info` holds in a checkpoint
@@ -39,8 +39,7 @@ def load_folder(path: Path, device: torch.device) -> Bundle[CausalLM]:
     if "track" not in info:
         config = replace(config, model=replace(config.model, init_from=str(path)))
     dtype = precision(config.machine, device)
-    everything = Vocabulary(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
-    return Bundle(model.to(device, dtype), tokenizer, everything, config, info)
+    return Bundle(model.to(device, dtype), tokenizer, Vocabulary.full(), config, info)
 
 
 def read_info(path: Path) -> dict[str, Any]:

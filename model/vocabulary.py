@@ -57,6 +57,11 @@ class Vocabulary:
         self.end = int(self.id_of[END])
 
     @classmethod
+    def full(cls) -> "Vocabulary":
+        """GPT-2's whole vocabulary: each id is its own."""
+        return cls(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
+
+    @classmethod
     def build(cls, config: ModelConfig, tokenizer: Tokenizer, train_ids: Iterable[Iterable[int]]) -> "Vocabulary":
         """The vocabulary of `config` for training tweets given as GPT-2 ids."""
         counts = Counter(index for tweet in train_ids for index in tweet)
@@ -66,7 +71,7 @@ class Vocabulary:
     def from_counts(cls, config: ModelConfig, tokenizer: Tokenizer, counts: Tensor) -> "Vocabulary":
         """The vocabulary of `config` for training tweets that use each GPT-2 token `counts` (50257,) times."""
         if config.vocabulary == "full":
-            return cls(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
+            return cls.full()
         kept = counts >= config.min_count
         kept[END] = True
         own = kept.nonzero()[:, 0]

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from playwright.sync_api import Browser, sync_playwright
 from config.cli import parse
 from config.schema import Config
 from model.checkpoint import Bundle, load_bundle
-from model.tokenizer import NUM_TOKENS
-from model.vocabulary import Vocabulary
 from trainer.train import train
 from utils.preprocess import Corpus, Tweet, preprocess
+
+if TYPE_CHECKING:
+    from tests.serving import Playground
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start: two tests share two cores
@@ -72,17 +74,21 @@ def corpus(tweets: list[Tweet]) -> Corpus:
     return Corpus(train=rest, val=held, info={"split": {"hash": "made-up", "train": len(rest), "val": len(held)}})
 
 
-def identity_vocabulary() -> Vocabulary:
-    """GPT-2's whole vocabulary: each id is its own."""
-    return Vocabulary(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
-
-
 @pytest.fixture(scope="session")
 def real_csv() -> Path:
     """The real CSV, where the environment variable ELON_TWEETS_CSV names one."""
     if not (path := os.environ.get("ELON_TWEETS_CSV")):
         pytest.skip("ELON_TWEETS_CSV is not set")
     return Path(path)
+
+
+@pytest.fixture(scope="module")
+def playground(trained: tuple[Config, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator["Playground"]:
+    """A playground of its own for the tests of a file."""
+    from tests.serving import playing  # not above: most tests need no server
+
+    with playing(trained, tmp_path_factory.mktemp("playground") / "root") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -164,6 +164,20 @@ def test_on_real_tweets_it_teaches_what_it_expected_before_its_first_step_on_the
     assert found.probs.astype(np.float32).sum(-1).max() < 1.01
 
 
+def test_another_training_records_anew(world: Corpus, llama: Path, settings: SettingsOf) -> None:
+    """What an earlier training expected is not taken for what this one did."""
+    flags = [*QUICK, "--distill.teacher", str(llama), "--distill.finetune_epochs", "1"]
+    size = sum(len(ids) - 1 for ids in framed_ids(world.train, load_tokenizer()))
+    found = []
+    for more in ([], ["--distill.finetune_learning_rate", "0.005"]):
+        teacher = teacher_of(settings(*flags, *more), world)
+        teacher.fine_tune()
+        found.append(read_recorded(teacher.recorded_file, size).probs)
+    fewer = teacher.path.parent.glob("*.npy")
+    assert [path.name for path in fewer] == [teacher.recorded_file.name]
+    assert not np.array_equal(found[0], found[1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["fine-tuning", "writing"])
 def test_a_killed_run_goes_on(

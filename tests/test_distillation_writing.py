@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from config.cli import parse
-from distillation import writing
+from distillation import recorded, writing
 from distillation.recorded import TOP_K, Recorded, spread_of
 from distillation.writing import write_drafts
 from model.causal_lm import CausalLM
@@ -86,8 +86,9 @@ def test_tokens_are_drawn_as_often_as_they_are_expected(teacher: CausalLM) -> No
     assert statistic < 2.2 * len(cells) + 15, statistic  # far beyond the 99.9% quantile of so many cells
 
 
-def test_targets_are_the_teachers_probabilities() -> None:
+def test_targets_are_the_teachers_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it kept a token, its probability; the rest by frequency; the end mark never more than it expected."""
+    monkeypatch.setattr(recorded, "AT_ONCE", 3)
     tokenizer = load_tokenizer()
     config = parse("train", [])[0]
     texts = ["Mars is next.", "The rocket hums at dawn!", "mars and the van"]

@@ -45,7 +45,7 @@ def vocabulary(tweets: list[Tweet]) -> Vocabulary:
 @pytest.fixture(scope="module")
 def ensemble(vocabulary: Vocabulary, tweets: list[Tweet]) -> Ensemble:
     """Two models with unequal shares, one with GPT-2's whole vocabulary, and a 3-gram."""
-    whole = Vocabulary(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
+    whole = Vocabulary.full()
     members = [
         Member(model(1, vocabulary.vocab_size), vocabulary, 2.0),
         Member(model(2, NUM_TOKENS, width=8), whole, 1.0),

@@ -17,7 +17,6 @@ from model.fast import FEW, Dropout, Writer, for_training, for_writing, product
 from model.language_model import LanguageModel
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
-from tests.conftest import identity_vocabulary
 
 CONTEXT = 10
 SettingsOf = Callable[..., Config]
@@ -86,7 +85,7 @@ def test_a_writer_sees_the_weights_as_they_were(make: Callable[..., GPT]) -> Non
 
 
 def test_the_members_of_an_ensemble_become_writers_and_the_ensemble_stays(make: Callable[..., GPT]) -> None:
-    vocabulary: Vocabulary = identity_vocabulary()
+    vocabulary: Vocabulary = Vocabulary.full()
     gpt = make(vocab_size=vocabulary.vocab_size)
     ensemble = Ensemble([Member(gpt, vocabulary, 1.0), Member(gpt, vocabulary, 2.0)], vocabulary, config=gpt.config)
     writing = for_writing(ensemble)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from config.schema import Config
-from model.tokenizer import END, NUM_TOKENS, load_tokenizer
+from model.tokenizer import END, load_tokenizer
 from model.vocabulary import Vocabulary
 from trainer import batches as module
 from trainer import tokens
@@ -22,7 +22,7 @@ from trainer.tokens import Tokens
 from utils.preprocess import Tweet
 
 SettingsOf = Callable[..., Config]
-FULL = Vocabulary(torch.arange(NUM_TOKENS), torch.zeros(NUM_TOKENS))
+FULL = Vocabulary.full()
 TWEETS = [
     Tweet("Mars is red.", True),
     Tweet("cut off in the", False),

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from generate.best_of import Sample
 from model.checkpoint import Bundle
 from model.tokenizer import load_tokenizer
 from server.engine import Engine
-from tests.serving import NASTY, Playground, built, data_of, playing
+from tests.serving import NASTY, Playground, built, data_of
 from utils.clean import Cleaner
 from utils.filters import Filters
 from utils.preprocess import load_processed
@@ -37,12 +36,6 @@ from web.templates import figures_table, notice, public, short_percent, source_n
 pytestmark = pytest.mark.filterwarnings("ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated")
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-@pytest.fixture(scope="module")
-def playground(trained: tuple[Config, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
-    with playing(trained, tmp_path_factory.mktemp("playground") / "root") as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

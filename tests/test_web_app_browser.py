@@ -14,7 +14,7 @@ from config.schema import Config
 from generate.generate import generate
 from model.checkpoint import Bundle
 from model.tokenizer import END
-from tests.serving import NASTY, Playground, playground_at, playing
+from tests.serving import NASTY, Playground, playground_at
 from web.tab_pick import likeliest
 
 # Gradio still uses what pandas is about to drop.
@@ -24,12 +24,6 @@ pytestmark = [
 ]
 
 CSS_TOKENS = ".picks button[data-token]"
-
-
-@pytest.fixture(scope="module")
-def playground(trained: tuple[Config, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
-    with playing(trained, tmp_path_factory.mktemp("playground") / "root") as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The tab Write by its parts: cards, seeds, moods, the choices of the view Word by word."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from generate.generate import generate
 from model.checkpoint import Bundle
 from model.tokenizer import END, load_tokenizer
 from server.engine import Engine
-from tests.serving import Playground, built, data_of, playing
+from tests.serving import Playground, built, data_of
 from utils.preprocess import load_processed
 from web.controls import LARGEST_SEED, first_seed, mood_temperatures
 from web.models import NO_SECOND_MODEL, Models
@@ -23,12 +22,6 @@ from web.tab_write import WriteTab, stream_cards, submit_columns
 
 # Gradio still uses what pandas is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated")
-
-
-@pytest.fixture(scope="module")
-def playground(trained: tuple[Config, Bundle], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Playground]:
-    with playing(trained, tmp_path_factory.mktemp("playground") / "root") as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
