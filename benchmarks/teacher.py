@@ -1,94 +1,184 @@
-"""A pretrained teacher and its students on the tweets, over seeds, splits and numbers of written tweets.
+"""A pretrained teacher and its students on the tweets, over seeds, splits, sizes and numbers of written tweets.
 
-    python -m benchmarks.teacher --csv data/elon_tweets.csv --root /some/folder --seeds 0 1 2 --splits 0 1 --sampled 4 8
+    python -m benchmarks.teacher --csv data/elon_tweets.csv --root /some/folder --seeds 0 1 2 --splits 0 1 --sampled 8
 
-Each seed of each split has its own teacher. It writes its tweets once; with a larger --sampled it writes more. What
---root and --out already hold is not made again, so the command can be stopped and continued. --out gets a line a model:
-who, track, split, seed, parameters, sampled, bits_per_byte, fluency_gap (with --judge, a model that taught nobody
-here). Flags after `--` go to `distill`.
+The teacher of a split is fine-tuned once, and writes its tweets once: with a larger --sampled it writes more. Its
+students have seeds. So have the same model without a teacher (control) and the model of `train` (usual). What --root
+and --out already hold is not made again, so the command can be stopped and continued.
+
+--out gets a line a model: who, track, split, seed, size, parameters, sampled, epochs, bits_per_byte, fluency_gap (with
+--judge, a model that taught nobody here), stop_rate, exact_copies, tokens_per_second, seconds, nats and num_bytes (of
+each validation tweet). Flags after `--` go to `distill`.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.quality import read
 from config.cli import parse
-from config.schema import Config
-from distillation.distill import distill
-from evaluation.judge import fluency_gap, judge_lists, open_judge
-from evaluation.sound import judged_tweets
+from distillation.distill import checkpoint_line, control_run, teacher_line, train_student, usual_run
+from distillation.pretrained import PretrainedTeacher
+from distillation.runs import DistillContext, set_up, train_once
+from evaluation.huggingface import HuggingFace
+from evaluation.judge import fluency_gap, judge_lists
+from evaluation.metrics import paired_difference
+from evaluation.sound import VALIDATION, judged_tweets
 from evaluation.subject import Checkpoint
-from model.device import choose_device
-from utils.preprocess import Corpus, Tweet, preprocess
+from utils.preprocess import Tweet, preprocess
 
-WHO = ("teacher", "student", "control", "usual")
+TEACHER, STUDENT, CONTROL, USUAL = "teacher", "student", "control", "usual"
+NAMES = {
+    TEACHER: "the teacher, fine-tuned, in GPT-2's tokens",
+    STUDENT: "student",
+    CONTROL: "the same without a teacher",
+    USUAL: "`train`",
+}
+JUDGED = 500  # tweets of each model at temperature 1
+HEADS = ["model", "written for each real one", "track", "parameters", "runs", "bits per byte", "less than `train`"]
+HEADS += ["fluency gap", "ended", "copies", "tokens a second"]
+
+
+def context_of(options: argparse.Namespace, *, split: int, seed: int, sampled: float, size: str) -> DistillContext:
+    """The settings of one student, and its tweets. Its checkpoint lies in a folder of its own."""
+    layers, width = size.split("x")
+    name = f"{size}_{sampled:g}_seed_{seed}"
+    flags = ["--paths.root", str(options.root / f"split_{split}" / name), "--data.path", str(options.csv)]
+    flags += ["--data.split_seed", str(split), "--train.seed", str(seed), "--distill.teacher", options.teacher]
+    flags += ["--distill.sampled", str(sampled), "--model.n_layer", layers, "--model.n_embd", width]
+    config = parse("distill", [*flags, *options.flags])[0]
+    return set_up(config, preprocess(config))
+
+
+def teacher_of(options: argparse.Namespace, context: DistillContext, split: int) -> PretrainedTeacher:
+    """The teacher of a split, which has seed 0."""
+    config = context.config
+    paths = replace(config.paths, root=str(options.root / f"split_{split}" / "teacher"))
+    own = replace(config, paths=paths, train=replace(config.train, seed=0))
+    return PretrainedTeacher(replace(context, config=own), options.teacher)
 
 
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run what is not in the file yet; returns all its lines."""
     done = read(options.out)
-    for split in options.splits:
-        for seed in options.seeds:
-            for sampled in sorted(options.sampled):
-                key = {"split": split, "seed": seed, "sampled": sampled, "teacher": options.teacher}
-                if any(key.items() <= line.items() for line in done):
-                    continue
-                done += [line | key for line in run_one(options, split=split, seed=seed, sampled=sampled)]
-                options.out.write_text("".join(json.dumps(line) + "\n" for line in done), encoding="utf-8")
+    judge = lru_cache(lambda: HuggingFace(options.judge, torch.device("cpu")))
+    for line, make in planned(options):
+        if any(line.items() <= found.items() for found in done):
+            continue
+        started, load = time.perf_counter(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        context, found, nats, path = make()
+        gap = gap_of(judge(), context, path) if options.judge and path else None
+        seconds = {"seconds": time.perf_counter() - started, "load": load}
+        kept = {key: found.get(key) for key in ("track", "parameters", "bits_per_byte", "tokens_per_second")}
+        kept |= {
+            key: found.get(key) for key in ("stop_rate", "exact_copies", "ngram8_in_train", "real_ngram8_in_train")
+        }
+        done.append({**line, **kept, "fluency_gap": gap, **seconds, "nats": np.round(nats, 4).tolist()})
+        done[-1]["num_bytes"] = context.dataset("val").num_bytes.tolist()
+        with options.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(done[-1]) + "\n")
     return done
 
 
-def run_one(options: argparse.Namespace, *, split: int, seed: int, sampled: float) -> Iterator[dict[str, Any]]:
-    """The lines of one distillation."""
-    root = options.root / f"split_{split}_seed_{seed}"
-    flags = ["--paths.root", str(root), "--data.path", str(options.csv), "--data.split_seed", str(split)]
-    flags += ["--train.seed", str(seed), "--distill.teacher", options.teacher, "--distill.sampled", str(sampled)]
-    config = parse("distill", [*flags, *options.flags])[0]
-    corpus = preprocess(config)
-    result = distill(config, corpus)
-    for who in WHO:
-        if who in result:
-            line = {key: result[who].get(key) for key in ("track", "parameters", "bits_per_byte", "stop_rate")}
-            path = Path(result[who]["name"])
-            gap = gap_of(options.judge, config, corpus, path) if options.judge and path.suffix == ".pth" else None
-            yield {"who": who, **line, "exact_copies": result[who].get("exact_copies"), "fluency_gap": gap}
+Made = tuple[DistillContext, dict[str, Any], Any, Path | None]
 
 
-def gap_of(judge: str, config: Config, corpus: Corpus, path: Path) -> float | None:
-    """The fluency gap of a checkpoint's tweets at temperature 1."""
-    subject = Checkpoint(path, choose_device(config.machine))
-    device, models = choose_device(config.machine), subject.outside_models
-    opened = open_judge(judge, device, subject=str(path), outside_models=models)
-    samples = [Tweet(text, ended) for text, ended in subject.write(500, config.generate.unshaped(), raw=True)]
-    lists = {name: judged_tweets(name, tweets) for name, tweets in (("sampled", samples), ("validation", corpus.val))}
-    found = judge_lists(opened, lists, validation="validation", recipe=None)
-    gap = fluency_gap(found["sampled"], found["validation"])
+def planned(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable[[], Made]]]:
+    """What is to be run: the keys of its line, and what makes it."""
+    for split in options.splits:
+        largest = max(options.sampled)
+        yield (
+            {"who": TEACHER, "split": split, "seed": 0, "sampled": largest, "teacher": options.teacher},
+            partial(run_teacher, options, split, largest),
+        )
+        for seed in options.seeds:
+            for size in options.sizes:
+                for sampled in sorted(options.sampled):
+                    key = {"who": STUDENT, "split": split, "seed": seed, "size": size, "sampled": sampled}
+                    key |= {"epochs": options.epochs, "teacher": options.teacher}
+                    yield key, partial(run_student, options, key)
+                for who in options.beside:
+                    key = {"who": who, "split": split, "seed": seed, "size": size, "sampled": 0.0}
+                    yield key, partial(run_beside, options, key)
+
+
+def run_teacher(options: argparse.Namespace, split: int, sampled: float) -> Made:
+    """Fine-tune the teacher and let it write."""
+    context = context_of(options, split=split, seed=0, sampled=sampled, size=options.sizes[0])
+    teacher = teacher_of(options, context, split)
+    teacher.check()
+    teacher.fine_tune()
+    len(teacher.drafts)
+    return context, *teacher_line(teacher.context, teacher), teacher.path
+
+
+def run_student(options: argparse.Namespace, key: dict[str, Any]) -> Made:
+    """Train a student of the split's teacher."""
+    context = context_of(options, split=key["split"], seed=key["seed"], sampled=key["sampled"], size=key["size"])
+    config = context.config
+    if key["epochs"]:
+        context = replace(context, config=replace(config, distill=replace(config.distill, epochs=key["epochs"])))
+    path, steps = train_student(context, teacher_of(options, context, key["split"]))
+    return context, *checkpoint_line(context, path, steps), path
+
+
+def run_beside(options: argparse.Namespace, key: dict[str, Any]) -> Made:
+    """Train the same model without a teacher, or as `train` does."""
+    context = context_of(options, split=key["split"], seed=key["seed"], sampled=0.0, size=key["size"])
+    run = {CONTROL: control_run, USUAL: usual_run}[key["who"]](context)
+    return context, *checkpoint_line(context, run.path, train_once(context, run)), run.path
+
+
+def gap_of(judge: HuggingFace, context: DistillContext, path: Path) -> float | None:
+    """The fluency gap of a model's tweets at temperature 1."""
+    written = Checkpoint(path, context.device).write(JUDGED, context.config.generate.unshaped(), raw=True)
+    lists = {"sampled": [Tweet(*each) for each in written], VALIDATION: context.corpus.val}
+    judged = {name: judged_tweets(name, tweets) for name, tweets in lists.items()}
+    found = judge_lists(judge, judged, validation=VALIDATION, recipe=None)
+    gap = fluency_gap(found["sampled"], found[VALIDATION])
     return gap["difference"] if gap else None
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """The Markdown table: means and standard deviations over the runs of each model."""
-    rows = ["| model | written for each real one | track | parameters | runs | bits per byte | fluency gap |"]
-    rows.append("|---|---:|---|---:|---:|---:|---:|")
-    for sampled in sorted({line["sampled"] for line in lines}):
-        for who in WHO:
-            runs = [line for line in lines if (line["who"], line["sampled"]) == (who, sampled)]
-            if not runs:
-                continue
-            bits = np.array([run["bits_per_byte"] for run in runs])
-            gaps = [run["fluency_gap"] for run in runs if run["fluency_gap"] is not None]
-            gap = f"{np.mean(gaps):+.2f}" if gaps else ""
-            size = np.mean([run["parameters"] for run in runs]) / 1e6
-            rows.append(
-                f"| {who} | {sampled:g} | {runs[0]['track']} | {size:.2f} M | {len(runs)} | "
-                f"{bits.mean():.3f} ± {bits.std(ddof=1) if len(bits) > 1 else 0.0:.3f} | {gap} |"
-            )
-    return "\n".join(rows)
+    """The Markdown table: means over the runs of each model, with the standard deviation of the bits per byte."""
+    kinds = sorted({(line["who"], line["sampled"], line.get("size", "")) for line in lines}, key=lambda kind: str(kind))
+    rows = [["---"] * len(HEADS)]
+    for who, sampled, size in kinds:
+        runs = [line for line in lines if (line["who"], line["sampled"], line.get("size", "")) == (who, sampled, size)]
+        bits = np.array([run["bits_per_byte"] for run in runs])
+        row = [f"{NAMES[who]} {size.replace('x', ' x ')}".strip(), f"{sampled:g}" if who == STUDENT else ""]
+        row += [runs[0]["track"], f"{np.mean([run['parameters'] for run in runs]) / 1e6:.1f} M", str(len(runs))]
+        row += [f"{bits.mean():.3f} ± {bits.std(ddof=1) if len(bits) > 1 else 0.0:.3f}", against_usual(runs, lines)]
+        row += [mean_of(runs, "fluency_gap", "+.2f"), mean_of(runs, "stop_rate", ".1%")]
+        rows.append([*row, mean_of(runs, "exact_copies", ".1%"), mean_of(runs, "tokens_per_second", ",.0f")])
+    return "\n".join("| " + " | ".join(row) + " |" for row in [HEADS, *rows])
+
+
+def mean_of(runs: Sequence[dict[str, Any]], key: str, form: str) -> str:
+    """The mean of a figure over the runs that have it."""
+    values = [run[key] for run in runs if run.get(key) is not None]
+    return f"{np.mean(values):{form}}" if values else ""
+
+
+def against_usual(runs: Sequence[dict[str, Any]], lines: Sequence[dict[str, Any]]) -> str:
+    """Bits per byte less than `train`'s model of the same split and seed, with the interval over all their tweets."""
+    usual = {(line["split"], line["seed"]): line for line in lines if line["who"] == USUAL}
+    pairs = [(run, usual[run["split"], run["seed"]]) for run in runs if (run["split"], run["seed"]) in usual]
+    if not pairs or runs[0]["who"] == USUAL:
+        return ""
+    nats, other = (np.concatenate([pair[place]["nats"] for pair in pairs]) for place in (0, 1))
+    num_bytes = np.concatenate([pair[0]["num_bytes"] for pair in pairs])
+    found = paired_difference(other, nats, num_bytes)
+    return f"{found['difference']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def main() -> None:
@@ -101,6 +191,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--splits", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--sampled", type=float, nargs="+", default=[8.0])
+    parser.add_argument("--sizes", nargs="+", default=["2x256"], help="layers x width of the students")
+    parser.add_argument("--epochs", type=int, help="of the students; left out: distill.epochs")
+    parser.add_argument("--beside", nargs="*", default=[USUAL, CONTROL], help="models without a teacher")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("teacher.jsonl"))
     parser.add_argument("flags", nargs="*", help="settings for distill, after --")
     print(table(run_all(parser.parse_args())))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config.cli import parse
 from config.schema import UserError
 from distillation.recorded import RECORD, TOP_K, Recorded, spread_of
 from distillation.runs import DistillContext, TrainingRun, load_if_fresh, train_once
@@ -73,8 +74,10 @@ class PretrainedTeacher:
 
     @cached_property
     def run(self) -> TrainingRun:
-        """The plan of its fine-tuning."""
+        """The plan of its fine-tuning, which does not depend on the size of the student."""
         config, settings = self.context.config, self.context.config.distill
+        model = parse("train", [])[0].model
+        model = replace(model, vocabulary="full", block_size=config.model.block_size, tokenizer=config.model.tokenizer)
         passes = settings.finetune_epochs or (1 if len(self.context.corpus.train) >= FEW_TWEETS else 2)
         recipe = replace(
             config.train,
@@ -88,7 +91,7 @@ class PretrainedTeacher:
             subword_features=False,
             calibrate=False,
         )
-        own = replace(config, train=recipe, model=replace(config.model, vocabulary="full", init_from=None))
+        own = replace(config, train=recipe, model=model)
         fingerprint = self.context.fingerprint(own, teacher=self.source)
         log = config.paths.results / "teachers" / f"{self.path.name}.jsonl"
         info = {"track": MODEL, "outside_models": [self.source], "block_size": config.model.block_size}

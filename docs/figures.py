@@ -1,14 +1,13 @@
-"""The pictures of docs/how_it_works.md, made from your own trained model: `python -m docs.figures`.
+"""The pictures of README.md and docs/, made from your own trained model: `python -m docs.figures`.
 
-It takes the settings of every command (--paths.root, --paths.checkpoint). The training comparisons come from
-docs/comparison.json. All texts are invented.
+It takes the settings of every command (--paths.root). The training comparisons come from docs/comparison.json. All
+texts are invented. Each picture holds the figures that it shows as text, so that a test can compare them with the
+documents.
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -18,13 +17,19 @@ from torch import Tensor
 
 from config.cli import parse
 from config.schema import Config, UserError
+from docs import photographs
 from docs.comparison import HERE, RESULT
 from inspection.attention import attention_weights, read
-from inspection.page import attention_page, token_label
+from inspection.page import token_label
 from model.checkpoint import Bundle, load_bundle
 from model.device import choose_device
 from model.tokenizer import END
+from trainer.batches import TweetDataset
+from trainer.score import score
 from utils.files import atomic_write
+from utils.plot_loss import draw, ngram_of
+from utils.preprocess import Corpus, load_processed
+from utils.run_log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +38,8 @@ PICTURES = HERE / "pictures"
 TWEET = "Unforgettable marsquake party on Olympus Mons 🚀"
 OPENING = "The first people"
 READING = f"{OPENING} on Mars will need a warm van and a lot of tea"
-WHOLE = f"{OPENING} on Mars will need a lot of tea."
-PLACES = 40  # positions shown: few tweets are longer, so later ones are hardly trained
+SENTENCES = "The engine works. It is warm. We made tea on it. They like it."
+WHOLE = "Is it a van? No. It is a small house, and it is warm."
 BLUE, ORANGE, GREEN, GREY = "#1f6fb2", "#d1602a", "#2d8f73", "#6b6b6b"
 
 
@@ -73,26 +78,46 @@ def tokens(bundle: Bundle) -> "Figure":
     return figure
 
 
-def positions(bundle: Bundle) -> "Figure":
-    """How alike the learned positions are."""
-    table = bundle.model.wpe.weight[:PLACES].detach().float().cpu()
-    table = table - table.mean(0)  # what all positions have in common does not distinguish them
-    alike = torch.nn.functional.cosine_similarity(table[:, None], table[None], dim=-1)
-    figure = new_figure(5.4, 4.4)
+def positions(bundle: Bundle, corpus: Corpus) -> "Figure":
+    """What the model loses on unseen tweets when the positions that it is given are wrong."""
+    table = bundle.model.wpe.weight
+    right = table.detach().clone()
+    last = len(right)
+    given: dict[str, Tensor] = {
+        "each position moved on by 1": right[shifted(last, 1)],
+        "each moved on by 5": right[shifted(last, 5)],
+        "each moved on by 20": right[shifted(last, 20)],
+        "the same vector everywhere": right.mean(0, keepdim=True).expand_as(right),
+        "mixed up": right[torch.randperm(last, generator=torch.Generator().manual_seed(0))],
+    }
+    val = TweetDataset.encode(corpus.val, bundle.tokenizer, bundle.vocabulary, last)
+    before, losses = score(bundle.model, val).bits_per_byte, []
+    for wrong in given.values():
+        table.data.copy_(wrong)
+        losses.append(score(bundle.model, val).bits_per_byte - before)
+        table.data.copy_(right)
+    figure = new_figure(7.5, 2.8)
     axes = figure.subplots()
-    image = axes.imshow(alike.numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
-    axes.set(title="How alike are the vectors of two positions?", xlabel="position", ylabel="position")
-    figure.colorbar(image, label="cosine similarity")
+    bars = axes.barh(list(given), losses, color=BLUE)
+    axes.bar_label(bars, [f" {loss:+.3f}" for loss in losses], fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set(title=f"Wrong positions: bits per byte more than {before:.3f}", xlabel="bits per byte lost")
     return figure
 
 
+def shifted(count: int, by: int) -> Tensor:
+    """Positions 0 to count - 1, where all but the first are `by` too high."""
+    return torch.cat([torch.zeros(1, dtype=torch.long), (torch.arange(1, count) + by).clamp(max=count - 1)])
+
+
 def head(bundle: Bundle) -> "Figure":
-    """The attention weights of the head with the largest weights on earlier tokens."""
-    ids = read(bundle, READING)
+    """The head that looks most from the first token of a sentence at the full stop before it."""
+    ids = read(bundle, SENTENCES)
     weights = attention_weights(bundle.model, bundle.vocabulary.from_gpt2(ids).to(bundle.model.wte.weight.device)).cpu()
-    back = weights.tril(-1)[..., 2:, 1:].amax(-1).mean(-1)  # (L, H); neither itself nor the first mark counts
-    layer, chosen = divmod(int(back.argmax()), weights.shape[1])
     names = [token_label(bundle.tokenizer, index) for index in ids]
+    stops = torch.tensor([place for place, name in enumerate(names[:-1]) if name == "."])
+    layer, chosen = divmod(int(weights[..., stops + 1, stops].mean(-1).argmax()), weights.shape[1])  # (L, H)
     figure = new_figure(6.4, 5.4)
     axes = figure.subplots()
     image = axes.imshow(weights[layer, chosen].numpy(), cmap="Blues", vmin=0, vmax=1)
@@ -177,7 +202,6 @@ def ending(bundle: Bundle) -> "Figure":
 
 FIGURES: dict[str, Callable[[Bundle], "Figure"]] = {
     "tokens": tokens,
-    "positions": positions,
     "head": head,
     "temperature": temperature,
     "ending": ending,
@@ -185,40 +209,29 @@ FIGURES: dict[str, Callable[[Bundle], "Figure"]] = {
 MEASURED: dict[str, Callable[[], "Figure"]] = {"activation": activation, "skips": skips}
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Write a PNG; the same figure gives the same bytes."""
+def save(figure: "Figure", path: Path, facts: dict[str, Any]) -> None:
+    """Write a PNG that holds the facts; the same figure gives the same bytes."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_alpha(0.2)
+    metadata = {"Software": None, photographs.FACTS: json.dumps(facts)}
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
-
-
-def photograph(bundle: Bundle, path: Path) -> None:
-    """A picture of the attention page at desktop width, if chromium and playwright are installed."""
-    chromium = shutil.which("chromium")
-    if chromium is None or find_spec("playwright") is None:
-        print(f"chromium or playwright is not installed: {path.name} stays as it is", file=sys.stderr)
-        return
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_content(attention_page(bundle, READING))
-        with atomic_write(path) as temporary:
-            page.screenshot(path=temporary, full_page=True, type="png")
-        browser.close()
+        figure.savefig(temporary, format="png", dpi=110, metadata=metadata)
 
 
 def make(config: Config, folder: Path) -> None:
     """Draw everything into `folder`."""
     bundle = load_bundle(config.paths.best_model, choose_device(config.machine))
+    facts = {"parameters": bundle.model.num_parameters(), "bits_per_byte": bundle.info["val_bits_per_byte"]}
     for name, figure in FIGURES.items():
-        save(figure(bundle), folder / f"{name}.png")
+        save(figure(bundle), folder / f"{name}.png", facts)
+    save(positions(bundle, load_processed(config.paths)), folder / "positions.png", facts)
+    curves = json.loads(RESULT.read_text(encoding="utf-8"))["bits_per_byte"]
+    ends = {variant: round(mean(run[-1] for run in runs), 3) for variant, runs in curves.items()}
     for name, measured in MEASURED.items():
-        save(measured(), folder / f"{name}.png")
-    photograph(bundle, folder / "page.png")
+        save(measured(), folder / f"{name}.png", ends)
+    records = read_log(config.paths.metrics)
+    save(draw(records), folder / "loss.png", facts | {"ngram": ngram_of(records)})
+    photographs.draw(bundle, config, folder, text=READING, facts=facts)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,7 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from evaluation.huggingface import HuggingFace
+from trainer.batches import of_similar_length
 from utils.preprocess import Tweet
+
+POOL = 8  # batches whose tweets are sorted by length together: less padding
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,18 @@ def fine_tune(pretrained: HuggingFace, tweets: Sequence[Tweet], recipe: FineTuni
 def train_loop(tuned: HuggingFace, framed: Sequence[list[int]], recipe: FineTuning) -> None:
     """Train the model on framed tweets: cross-entropy, AdamW."""
     steps = recipe.epochs * math.ceil(len(framed) / recipe.batch_size)
-    optimizer = torch.optim.AdamW(tuned.model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    parameters = list(tuned.model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps, recipe.warmup))
+    lengths = torch.tensor([len(ids) for ids in framed])
     for _ in range(recipe.epochs):
-        for chosen in torch.randperm(len(framed)).split(recipe.batch_size):
+        for chosen in of_similar_length(lengths, recipe.batch_size, torch.default_generator, pool=POOL):
             batch = [framed[index] for index in chosen.tolist()]
             with torch.autocast(tuned.device.type, recipe.dtype, enabled=recipe.dtype != torch.float32):
                 logits = torch.cat(tuned.logits(batch))
             targets = torch.tensor([index for ids in batch for index in ids[1:]], device=tuned.device)
             F.cross_entropy(logits.float(), targets).backward()
-            torch.nn.utils.clip_grad_norm_(tuned.model.parameters(), recipe.grad_clip)
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.grad_clip)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

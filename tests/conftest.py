@@ -30,6 +30,7 @@ hypothesis_settings.load_profile("calm")
 TINY = ["--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--train.epochs", "2"]
 TINY += ["--train.learning_rate", "0.01", "--train.sample_every", "0", "--machine.device", "cpu"]
 TINY += ["--machine.precision", "f32"]  # on every CPU the same, whether it was made for bfloat16 or not
+SAMPLE_POSTS = 1065  # of 4,850: enough to learn from, and four times as fast
 BROWSER = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 BROWSER += " --disable-component-update --disable-sync"
 
@@ -42,9 +43,11 @@ def settings(tmp_path: Path) -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Corpus]:
-    """The sample that ships, preprocessed into a folder of its own."""
+    """The first posts of the sample that ships, preprocessed into a folder of their own."""
     root = tmp_path_factory.mktemp("sample")
-    path = Path(__file__).parents[1] / "data" / "sample_tweets.csv"
+    lines = (Path(__file__).parents[1] / "data" / "sample_tweets.csv").read_text(encoding="utf-8").splitlines(True)
+    path = root / "sample_tweets.csv"
+    path.write_text("".join(lines[: SAMPLE_POSTS + 1]), encoding="utf-8")
     config = parse("train", ["--paths.root", str(root), "--data.path", str(path), *TINY])[0]
     return config, preprocess(config)
 

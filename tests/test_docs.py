@@ -2,26 +2,32 @@
 
 import ast
 import json
+import math
 import re
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import torch
+from PIL import Image
 
 from config.cli import COMMANDS, parse
 from config.schema import Config
-from docs import comparison, figures
-from inspection.attention import read
+from docs import comparison, figures, photographs
+from inspection.attention import attention_weights, read
 from model.checkpoint import Bundle
+from model.tokenizer import END
 from model.transformer import Block
-from utils.preprocess import Tweet
+from utils.preprocess import Corpus, Tweet
 
 ROOT = Path(__file__).parents[1]
 TOUR = ROOT / "docs" / "how_it_works.md"
 TEXT = TOUR.read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHOWN = re.findall(r"```python\n# (\S+), (\S+)\n(.+?)```", TEXT, re.DOTALL)
 
 
@@ -52,7 +58,7 @@ def test_every_step_shows_its_code() -> None:
 
 def test_the_tour_shows_every_figure_of_its_command() -> None:
     shown = {Path(link).name for link in re.findall(r"\]\((pictures/[^)]+)\)", TEXT)}
-    assert shown == {f"{name}.png" for name in [*figures.FIGURES, *figures.MEASURED, "page"]}
+    assert shown == {f"{name}.png" for name in [*figures.FIGURES, *figures.MEASURED, "positions", "page"]}
 
 
 def test_links_and_pictures_exist_and_none_is_left_over() -> None:
@@ -64,6 +70,36 @@ def test_links_and_pictures_exist_and_none_is_left_over() -> None:
         linked |= paths
     assert set((ROOT / "docs" / "pictures").iterdir()) <= linked
     assert {page.resolve() for page in (ROOT / "docs").glob("*.md")} <= linked, "the README leads to every document"
+
+
+FACTS = {
+    path.stem: json.loads(Image.open(path).text["Facts"])  # type: ignore[attr-defined]
+    for path in sorted((ROOT / "docs" / "pictures").glob("*.png"))
+}
+
+
+def test_all_pictures_are_of_one_model_and_the_documents_say_its_figures() -> None:
+    of_model = {name: facts for name, facts in FACTS.items() if name not in figures.MEASURED}
+    shown = {(facts["parameters"], facts["bits_per_byte"]) for facts in of_model.values()}
+    assert len(shown) == 1 and len(of_model) >= 9
+    model, ngram = (f"{FACTS['loss'][key]:.3f}" for key in ("bits_per_byte", "ngram"))
+    assert f"{model} bits per byte" in TEXT and f"n-gram\nhas {ngram}" in TEXT
+    assert all(figure in README for figure in (model, ngram))
+
+
+def test_pictures_of_measurements_show_those_of_the_file() -> None:
+    curves = json.loads(comparison.RESULT.read_text(encoding="utf-8"))["bits_per_byte"]
+    for name in figures.MEASURED:
+        assert FACTS[name] == {variant: round(mean(run[-1] for run in runs), 3) for variant, runs in curves.items()}
+
+
+def test_the_readme_quotes_the_tweets_of_its_picture() -> None:
+    written = FACTS["playground_write"]
+    assert written["prompt"] == photographs.PROMPT and min(map(int, written["tweets"])) == photographs.SEED
+    rows = dict(re.findall(r"^\| (\d+) \| ([^|]+) \|$", README, re.MULTILINE))
+    assert rows == written["tweets"]
+    command = f'python main.py generate "{photographs.PROMPT}" --generate.seed {photographs.SEED}'
+    assert command in README
 
 
 def test_commands_parse() -> None:
@@ -87,13 +123,44 @@ def test_tokens_are_those_of_the_tweet(trained: tuple[Config, Bundle]) -> None:
     assert trained[1].tokenizer.decode(numbers) == figures.TWEET
 
 
-def test_positions_are_compared_by_cosine(trained: tuple[Config, Bundle]) -> None:
-    shown = figures.positions(trained[1]).axes[0].images[0].get_array()
-    table = trained[1].model.wpe.weight[: figures.PLACES].detach()
-    table = table - table.mean(0)
-    a, b = table[3], table[17]
-    assert shown is not None and shown[3, 17] == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-5)
-    assert list(shown.diagonal()) == pytest.approx([1.0] * figures.PLACES, abs=1e-5)
+def test_wrong_positions_are_given_to_the_model(sample: tuple[Config, Corpus], trained: tuple[Config, Bundle]) -> None:
+    """Against the model that is given its positions one by one; and it is as before afterwards."""
+    bundle, corpus = trained[1], replace(sample[1], val=sample[1].val[:20])
+    before = bundle.model.wpe.weight.detach().clone()
+    shown = [bar.get_width() for bar in figures.positions(bundle, corpus).axes[0].patches]  # type: ignore[attr-defined]
+    assert torch.equal(bundle.model.wpe.weight, before)
+
+    def bits_per_byte(by: int) -> float:
+        nats = 0.0
+        for tweet in corpus.val:
+            ids = [END, *bundle.tokenizer.encode(tweet.text), *([END] if tweet.finished else [])]
+            places = [0, *range(1 + by, len(ids) - 1 + by)]
+            rows = bundle.vocabulary.from_gpt2(ids)
+            x = bundle.model.wte(rows[:-1]) + bundle.model.wpe.weight[places]
+            for block in bundle.model.h:
+                x = block(x[None], cache=None, positions=None, mask=None)[0]
+            logits = bundle.model.head(bundle.model.ln_f(x))
+            found = bundle.vocabulary.log_probs(logits)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+            nats -= float(found.detach().sum())
+        return nats / math.log(2) / sum(len(tweet.text.encode()) + tweet.finished for tweet in corpus.val)
+
+    assert shown[1] == pytest.approx(bits_per_byte(5) - bits_per_byte(0), abs=1e-5)
+
+
+def test_the_head_is_the_one_that_looks_at_full_stops(trained: tuple[Config, Bundle]) -> None:
+    bundle = trained[1]
+    axes = figures.head(bundle).axes[0]
+    layer, chosen = map(int, re.findall(r"\d+", axes.get_title()))
+    ids = bundle.vocabulary.from_gpt2(read(bundle, figures.SENTENCES))
+    weights = attention_weights(bundle.model, ids)
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    stops = [place for place, name in enumerate(names[:-1]) if name == "."]
+    looks = {
+        (at, number): sum(float(weights[at, number, place + 1, place]) for place in stops)
+        for at in range(weights.shape[0])
+        for number in range(weights.shape[1])
+    }
+    assert len(stops) == 3 and (layer - 1, chosen - 1) == max(looks, key=lambda key: looks[key])
 
 
 @torch.no_grad()
@@ -122,9 +189,9 @@ def test_one_command_draws_them_all(
     figures.make(trained[0], tmp_path / "one")
     figures.make(trained[0], tmp_path / "two")
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == sorted(f"{name}.png" for name in [*figures.FIGURES, *figures.MEASURED])
+    assert names == sorted(f"{name}.png" for name in [*figures.FIGURES, *figures.MEASURED, "positions", "loss"])
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
-    assert "page.png stays as it is" in capsys.readouterr().err
+    assert "page.png, playground_*.png stay as they are" in capsys.readouterr().err
 
 
 def test_without_a_model_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

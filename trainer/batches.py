@@ -227,10 +227,7 @@ class TweetDataset:
         first, last = (self.num_steps(batch_size, number % self.epochs_per_pass + more) for more in (0, 1))
         number //= self.epochs_per_pass
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        order = torch.randperm(len(self), generator=generator)
-        pools = [pool[self.lengths[pool].argsort(stable=True)] for pool in order.split(batch_size * POOL)]
-        groups = [group for pool in pools for group in pool.split(batch_size)]
-        steps = [groups[i] for i in torch.randperm(len(groups), generator=generator)[first:last].tolist()]
+        steps = of_similar_length(self.lengths, batch_size, generator)[first:last]
         generator.manual_seed(seed * 1_000_003 + number + 500_000)
         return Epoch(self, steps, *self.singleton_unk_replacement(unk_rate, generator))
 
@@ -355,6 +352,21 @@ def cut_text(
         found = int(ends[place]) if place >= 0 else 0
         edges.append(found if found > edges[-1] else furthest)
     return [*edges, len(ids) - 1]
+
+
+def of_similar_length(
+    lengths: Tensor, batch_size: int, generator: torch.Generator, *, pool: int = POOL
+) -> list[Tensor]:
+    """The numbers of all examples in batches of similar length, in random order.
+
+    Args:
+        lengths: (examples,).
+        pool: batches whose examples are sorted by length together.
+    """
+    order = torch.randperm(len(lengths), generator=generator)
+    pools = [part[lengths[part].argsort(stable=True)] for part in order.split(batch_size * pool)]
+    groups = [group for part in pools for group in part.split(batch_size)]
+    return [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
 
 
 def framed(ids: list[int], *, finished: bool) -> list[int]:

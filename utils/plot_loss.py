@@ -12,12 +12,24 @@ from utils.run_log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TRAIN, VALIDATION, BASELINE = "#2a78b8", "#d1602a", "#6b6b6b"  # different also for colour-blind readers
 
 
 def plot(records: list[dict[str, Any]], path: Path) -> None:
     """Draw the curves of a metrics.jsonl to a PNG.
+
+    Raises:
+        UserError: there is no validation loss to draw yet.
+    """
+    figure = draw(records)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def draw(records: list[dict[str, Any]]) -> "Figure":
+    """The curves of a metrics.jsonl.
 
     Raises:
         UserError: there is no validation loss to draw yet.
@@ -30,8 +42,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     draw_loss(records, left)
     draw_bits(records, right)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    return figure
 
 
 def draw_loss(records: list[dict[str, Any]], axes: "Axes") -> None:
@@ -49,10 +60,14 @@ def draw_bits(records: list[dict[str, Any]], axes: "Axes") -> None:
     measured = [record for record in records if "val/loss" in record]
     axes.plot(*series(measured, "val/bits_per_byte"), color=VALIDATION, marker=".", label="validation")
     axes.set(title="Bits per byte", xlabel="epoch", ylabel="bits per byte")
-    baseline = next((record["baseline/ngram"] for record in records if "baseline/ngram" in record), None)
-    if baseline is not None:
+    if (baseline := ngram_of(records)) is not None:
         axes.axhline(baseline, color=BASELINE, linestyle="--", label=f"Kneser-Ney n-gram {baseline:.3f}")
     mark_best(measured, "val/bits_per_byte", axes)
+
+
+def ngram_of(records: list[dict[str, Any]]) -> float | None:
+    """The bits per byte of the n-gram, if it was measured."""
+    return next((record["baseline/ngram"] for record in records if "baseline/ngram" in record), None)
 
 
 def mark_best(measured: list[dict[str, Any]], key: str, axes: "Axes") -> None:
