@@ -18,7 +18,6 @@ from tests.tiny_peer import make_peer
 from utils.preprocess import Corpus
 
 pytestmark = pytest.mark.slow
-CSV = Path(__file__).parents[1] / "data" / "sample_tweets.csv"
 
 
 @pytest.fixture
@@ -45,7 +44,15 @@ def test_figures_are_those_of_evaluate_and_are_kept(
         "--evaluate.outside_text",
         str(folder / "other.txt"),
     ]
-    command = ["fluency", "--csv", str(CSV), "--root", str(folder / "root"), "--out", str(folder / "out.jsonl")]
+    command = [
+        "fluency",
+        "--csv",
+        str(sample[0].data.path),
+        "--root",
+        str(folder / "root"),
+        "--out",
+        str(folder / "out.jsonl"),
+    ]
     monkeypatch.setattr(sys, "argv", [*command, "--rows", "defaults", "--", *flags])
     fluency.main()
     first = capsys.readouterr().out

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -110,6 +111,9 @@ def test_from_a_pretrained_model_to_a_student(
     assert capsys.readouterr().err.count("Training ") == 0
     assert run_command("distill", [*flags, "--distill.weight", "0.3"]) == 0
     assert capsys.readouterr().err.count("Training ") == 1
+    assert run_command("distill", [*flags, "--model.n_embd", "32"]) == 0
+    trained = re.findall(r"Training \S+/(\w+)\.pth", capsys.readouterr().err)
+    assert sorted(trained) == ["control", "student"]  # and the teacher stays
 
 
 def teacher_of(config: Config, world: Corpus) -> PretrainedTeacher:

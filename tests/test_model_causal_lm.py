@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from openai import OpenAI
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -28,6 +29,8 @@ from model.causal_lm import CausalLM, load_causal_lm
 from model.folder import INFO_FILE, load_model
 from model.tokenizer import END, NUM_TOKENS, load_tokenizer
 from server.engine import Engine
+from server.schemas import MODEL_NAME
+from tests.serving import served, serving
 from tests.tiny_peer import make_peer, save_gpt2_tokenizer
 from web.tab_about import about
 
@@ -120,6 +123,30 @@ def test_a_folder_is_served_like_a_checkpoint(tmp_path: Path) -> None:
     assert "a pretrained model of Hugging Face (+ outside model: peer)" in about(bundle, config.paths)
     with pytest.raises(UserError, match=r"peer is a model of transformers: only the attention of this program's own"):
         with_gpt(bundle, "peer")
+
+
+def test_openai_s_client_gets_a_folder_s_texts(tmp_path: Path) -> None:
+    """Over HTTP: `n` texts with their seeds, at once and streamed, and the log-probabilities of transformers."""
+    peer = make_peer(tmp_path / "peer", seed=3)
+    bundle = load_model(tmp_path / "peer", CPU)
+    with serving(bundle, width=4) as (address, _), OpenAI(base_url=f"{address}/v1", api_key="any") as client:
+        asked: dict[str, Any] = {"model": MODEL_NAME, "prompt": "Mars is", "seed": 5, "n": 3, "max_tokens": 8}
+        whole = client.completions.create(**asked, logprobs=0)
+        streamed = ["", "", ""]
+        for chunk in client.completions.create(**asked, stream=True):
+            streamed[chunk.choices[0].index] += chunk.choices[0].text
+    settings = replace(served().generate, num_samples=3, seed=5, max_new_tokens=8, best_of=1)
+    expected = generate(bundle, ["Mars is"], settings, raw=True)
+    assert ["Mars is" + choice.text for choice in whole.choices] == [sample.text for sample in expected]
+    assert streamed == [choice.text for choice in whole.choices] and len(set(streamed)) > 1
+    read = [END, *load_tokenizer().encode("Mars is")]
+    for choice, sample in zip(whole.choices, expected, strict=True):
+        with torch.no_grad():
+            logits = peer(torch.tensor([[*read, *sample.ids[len(read) - 1 :]]])).logits[0].log_softmax(-1)
+        written = sample.ids[len(read) - 1 :]
+        theirs = [float(logits[len(read) - 1 + place, index]) for place, index in enumerate(written)]
+        assert choice.logprobs is not None and choice.logprobs.token_logprobs is not None
+        assert choice.logprobs.token_logprobs[: len(written)] == pytest.approx(theirs, abs=0.05)
 
 
 def test_models_that_do_not_fit_get_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""benchmarks/teacher.py with a tiny teacher: a line a model, made once, and a table of them."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import teacher
+from benchmarks.quality import read
+from evaluation.subject import Checkpoint
+from tests.conftest import TINY
+from tests.test_distillation_pretrained import HOWS, PLACES, SUBJECTS, VERBS
+from tests.tiny_peer import make_llama, make_peer
+
+pytestmark = pytest.mark.slow
+QUICK = ["--distill.finetune_learning_rate", "0.02", "--distill.finetune_epochs", "4", "--evaluate.samples", "20"]
+QUICK += ["--train.epochs", "1", "--model.block_size", "32", "--generate.max_new_tokens", "16"]
+
+
+def test_a_line_a_model_that_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"The {a} {b} {c} {d}" for a in SUBJECTS for b in VERBS[:4] for c in HOWS for d in PLACES[:3]]
+    csv, out = tmp_path / "tweets.csv", tmp_path / "teacher.jsonl"
+    csv.write_text("text\n" + "\n".join(texts), encoding="utf-8")
+    make_llama(tmp_path / "llama", texts)
+    make_peer(tmp_path / "judge", n_positions=128)
+    monkeypatch.setattr(teacher, "JUDGED", 30)
+    line = ["teacher", "--csv", str(csv), "--root", str(tmp_path / "root"), "--teacher", str(tmp_path / "llama")]
+    line += ["--judge", str(tmp_path / "judge"), "--seeds", "0", "1", "--splits", "0", "--sampled", "0.2", "0.4"]
+    line += ["--sizes", "1x16", "--epochs", "1", "--out", str(out), "--", *TINY, *QUICK]
+    line += ["--data.near_duplicate_words", "9"]
+    monkeypatch.setattr(sys, "argv", line)
+    teacher.main()
+    table = capsys.readouterr().out
+    records = read(out)
+    assert [(each["who"], each["seed"], each["sampled"]) for each in records] == [
+        ("teacher", 0, 0.4),
+        *(row for seed in (0, 1) for row in [("student", seed, 0.2), ("student", seed, 0.4), *alone(seed)]),
+    ]
+    for each in records:
+        bits = np.sum(each["nats"]) / np.log(2) / np.sum(each["num_bytes"])
+        assert bits == pytest.approx(each["bits_per_byte"], abs=1e-4)
+        assert (each["track"] == "tweets only") == (each["who"] in ("control", "usual"))
+        assert isinstance(each["fluency_gap"], float) and 0 <= each["stop_rate"] <= 1
+    means = {
+        name: np.mean(
+            [each["bits_per_byte"] for each in records if each["who"] == "student" and each["sampled"] == name]
+        )
+        for name in (0.2, 0.4)
+    }
+    rows = [row for row in table.splitlines() if row.startswith("| student")]
+    assert len(rows) == 2 and all(f"{means[name]:.3f} ±" in row for name, row in zip((0.2, 0.4), rows, strict=True))
+    student = Checkpoint(next((tmp_path / "root").rglob("student.pth")), torch.device("cpu"))
+    assert student.outside_models == [str(tmp_path / "llama")]
+    before = out.read_text(encoding="utf-8")
+    teacher.main()
+    assert out.read_text(encoding="utf-8") == before and "Training" not in capsys.readouterr().err
+    assert json.loads(before.splitlines()[0])["teacher"] == str(tmp_path / "llama")
+
+
+def alone(seed: int) -> list[tuple[str, int, float]]:
+    """The models without a teacher."""
+    return [("usual", seed, 0.0), ("control", seed, 0.0)]
