@@ -116,7 +116,7 @@ def measure(config: Config, corpus: Corpus, say: Say) -> Evaluation:
     real = metrics.as_written([t.text for t in corpus.val], [t.finished for t in corpus.val], tokenizer)
     result |= figures_of(samples, real, copies)
     result["memorisation"] |= memorisation(subject, corpus, scores)
-    result["shown"] = {"best_of": best_of, **figures_of(shown, real, copies)}
+    result["shown"] = {"best_of": best_of, "samples": len(shown), **figures_of(shown, real, copies)}
     written = {RAW: samples, SHIPPED: shown}
     result["judge"] = judge and sound_of(judge, subject, config, corpus, say, samples=written, tokenizer=tokenizer)
     result["notes"] = [*notes, *subject.notes, *([] if judge else [NO_JUDGE])]
@@ -215,12 +215,16 @@ def bounded(corpus: Corpus) -> tuple[Corpus, list[str]]:
 
 
 def write_samples(subject: Subject, config: Config, tokenizer: Tokenizer, say: Say, *, raw: bool) -> list[Written]:
-    """`evaluate.samples` tweets without a prompt, with the decoding settings of the section `generate`."""
-    if config.evaluate.samples == 0:
+    """`evaluate.samples` texts without a prompt, with the decoding settings of the section `generate`.
+
+    With `raw` each is a tweet; else each tweet is the best of `generate.best_of` of them, as people see it.
+    """
+    best_of = 1 if raw else config.generate.best_of
+    number = -(-config.evaluate.samples // best_of)
+    if number == 0:
         return []
-    how = "" if raw else f", as people see them: each the best of {config.generate.best_of}"
-    say(f"Writing {config.evaluate.samples:,} tweets{how}")
-    return as_samples(subject.write(config.evaluate.samples, config.generate, raw=raw), tokenizer)
+    say(f"Writing {number:,} tweets" + ("" if raw else f", as people see them: each the best of {best_of}"))
+    return as_samples(subject.write(number, config.generate, raw=raw), tokenizer)
 
 
 def as_samples(written: Sequence[tuple[str, bool]], tokenizer: Tokenizer) -> list[Written]:

@@ -129,8 +129,8 @@ def stopping_table(result: dict[str, Any]) -> Section:
     note = (
         f"{drawn['samples']:,} samples without a prompt at temperature {drawn['temperature']:g}, top_p "
         f"{drawn['top_p']:g}, top_k {drawn['top_k']}, at most {drawn['max_new_tokens']} tokens. A tweet that was cut "
-        f"counts as at least that long. Best of {result['shown']['best_of']}: as people see them, see "
-        "generate.best_of; the sentences and all other figures are of the samples."
+        f"counts as at least that long. Best of {result['shown']['best_of']}: {result['shown']['samples']:,} tweets as "
+        "people see them, see generate.best_of; the sentences and all other figures are of the samples."
     )
     return Section("Does it stop?", sample_heads(result), rows, note)
 

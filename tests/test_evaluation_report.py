@@ -70,7 +70,11 @@ RESULT: dict[str, Any] = {
     "verdict": [EVIL, "It beats the 3-gram model."],
     "summary": [EVIL, "It predicts better than counting words."],
 }
-RESULT["shown"] = {"best_of": 4, **{name: RESULT[name] for name in ("stopping", "memorisation", "diversity")}}
+RESULT["shown"] = {
+    "best_of": 4,
+    "samples": 250,
+    **{name: RESULT[name] for name in ("stopping", "memorisation", "diversity")},
+}
 CURVES = [
     {"step": 0, "baseline/ngram": 2.5},
     {"step": 0, "epoch": 0, "val/loss": 9.0, "val/bits_per_byte": 3.5},
