@@ -18,6 +18,8 @@ from evaluation import evaluate as module
 from evaluation.evaluate import Evaluation, evaluate, for_json
 from evaluation.subject import Checkpoint
 from evaluation.tables import print_result
+from generate.copies import CopyCheck
+from generate.generate import generate
 from model.checkpoint import Bundle, load_bundle, model_content, save_checkpoint
 from model.tokenizer import END
 from tests.tiny_peer import make_peer
@@ -45,6 +47,16 @@ def judged(trained: tuple[Config, Bundle]) -> Evaluation:
     """The tiny trained model, judged with few samples."""
     config = parse("evaluate", flags(trained[0], "--evaluate.samples", "30"))[0]
     return evaluate(config, load_processed(config.paths))
+
+
+def test_what_people_see_takes_as_many_texts_again(trained: tuple[Config, Bundle], judged: Evaluation) -> None:
+    """30 texts as they come, and 8 tweets, each the best of 4: those that `generate` shows."""
+    assert len(judged.samples) == 30 and len(judged.shown) == judged.result["shown"]["samples"] == 8
+    config, bundle = trained
+    copies = CopyCheck([tweet.text for tweet in load_processed(config.paths).train])
+    settings = replace(parse("generate", flags(config))[0].generate, num_samples=8)
+    expected = [sample.text for sample in generate(bundle, [""], settings, copies)]
+    assert [tweet.text for tweet in judged.shown] == expected
 
 
 def test_json_has_every_key_of_the_design(trained: tuple[Config, Bundle], capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from model.tokenizer import END, load_tokenizer
 from model.vocabulary import Vocabulary
 from trainer import batches as module
 from trainer import tokens
-from trainer.batches import TweetDataset, framed
+from trainer.batches import TweetDataset, framed, of_similar_length
 from trainer.parallel import Ranks
 from trainer.tokens import Tokens
 from utils.preprocess import Tweet
@@ -276,3 +276,17 @@ def test_the_parts_of_a_step_hold_each_prediction_once(processes: int, size: int
         assert torch.equal(found, dataset.batch(step).index.sort().values)
         for batch in batches:
             assert batch.share == pytest.approx(len(batch.targets) / int(dataset.lengths[step].sum()))
+
+
+@pytest.mark.parametrize(("count", "batch_size", "pool"), [(100, 8, 4), (7, 8, 4), (33, 4, 100)])
+def test_batches_of_similar_length_have_each_example_once(count: int, batch_size: int, pool: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 60, (count,), generator=generator)
+    batches = of_similar_length(lengths, batch_size, generator, pool=pool)
+    assert sorted(torch.cat(batches).tolist()) == list(range(count))
+    assert sorted(map(len, batches)) == sorted(map(len, torch.arange(count).split(batch_size)))
+    padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    at_random = [lengths[batch] for batch in torch.randperm(count, generator=generator).split(batch_size)]
+    assert int(lengths.sum()) <= padded <= sum(int(found.max()) * len(found) for found in at_random)
+    again = of_similar_length(lengths, batch_size, generator, pool=pool)
+    assert len(batches) == 1 or [batch.tolist() for batch in again] != [batch.tolist() for batch in batches]
