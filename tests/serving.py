@@ -19,6 +19,7 @@ from config.cli import parse
 from config.schema import Config
 from generate.generate import load_copy_check
 from model.checkpoint import Bundle
+from model.language_model import LanguageModel
 from server.api import create_api
 from server.engine import Engine
 from server.server import listen, make_server
@@ -28,7 +29,7 @@ NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)>${alert(3)}{{value
 
 
 @contextmanager
-def serving(bundle: Bundle, *, key: str | None = None, **limits: Any) -> Iterator[tuple[str, Engine]]:
+def serving(bundle: Bundle[LanguageModel], *, key: str | None = None, **limits: Any) -> Iterator[tuple[str, Engine]]:
     """Its address, and its engine."""
     config = served(key=key, **limits)
     with (
