@@ -81,7 +81,7 @@ def test_the_model_is_the_one_that_training_makes(
     trained: tuple[Config, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Before `preprocess` too: the vocabulary is that of the training tweets."""
-    found = ask(tmp_path, "--data.path", str(SAMPLE), capsys=capsys)["estimate"]
+    found = ask(tmp_path, "--data.path", str(trained[0].data.path), capsys=capsys)["estimate"]
     assert found["parameters"] == trained[1].model.num_parameters()
     assert found["vocab_size"] == trained[1].vocabulary.vocab_size
 
