@@ -122,6 +122,7 @@ def teacher_of(config: Config, world: Corpus) -> PretrainedTeacher:
     return PretrainedTeacher(set_up(config, world), name)
 
 
+@pytest.mark.slow
 def test_what_it_wrote_is_new_and_spelt_in_its_tokens(world: Corpus, llama: Path, settings: SettingsOf) -> None:
     config = settings(*QUICK, "--distill.teacher", str(llama))
     teacher = teacher_of(config, world)
@@ -141,6 +142,7 @@ def test_what_it_wrote_is_new_and_spelt_in_its_tokens(world: Corpus, llama: Path
         _ = teacher_of(config, world).drafts
 
 
+@pytest.mark.slow
 def test_on_real_tweets_it_teaches_what_it_expected_before_its_first_step_on_them(
     world: Corpus, llama: Path, settings: SettingsOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +170,7 @@ def test_on_real_tweets_it_teaches_what_it_expected_before_its_first_step_on_the
     assert found.probs.astype(np.float32).sum(-1).max() < 1.01
 
 
+@pytest.mark.slow
 def test_another_training_records_anew(world: Corpus, llama: Path, settings: SettingsOf) -> None:
     """What an earlier training expected is not taken for what this one did."""
     flags = [*QUICK, "--distill.teacher", str(llama), "--distill.finetune_epochs", "1"]
@@ -282,6 +285,7 @@ def test_teachers_that_cannot_teach_get_one_line_before_anything_is_trained(
             teacher_of(good, world).check()
 
 
+@pytest.mark.slow
 def test_a_teacher_that_never_ends_is_refused(world: Corpus, llama: Path, settings: SettingsOf) -> None:
     config = settings(*QUICK, "--distill.teacher", str(llama), "--distill.finetune_learning_rate", "0.000001")
     teacher = teacher_of(replace(config, distill=replace(config.distill, finetune_epochs=1)), world)
