@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ import numpy as np
 import torch
 
 from benchmarks.quality import read
+from benchmarks.timing import table as as_table
 from config.cli import parse
 from distillation.distill import checkpoint_line, control_run, teacher_line, train_student, usual_run
 from distillation.pretrained import PretrainedTeacher
 from distillation.runs import DistillContext, set_up, train_once
 from evaluation.huggingface import HuggingFace
-from evaluation.judge import fluency_gap, judge_lists
+from evaluation.judge import fluency_gap, judge_lists, open_judge
 from evaluation.metrics import paired_difference
 from evaluation.sound import VALIDATION, judged_tweets
 from evaluation.subject import Checkpoint
@@ -70,13 +71,17 @@ def teacher_of(options: argparse.Namespace, context: DistillContext, split: int)
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run what is not in the file yet; returns all its lines."""
     done = read(options.out)
-    judge = lru_cache(lambda: HuggingFace(options.judge, torch.device("cpu")))
-    for line, make in planned(options):
-        if any(line.items() <= found.items() for found in done):
-            continue
+    missing = [
+        (line, make) for line, make in planned(options) if not any(line.items() <= found.items() for found in done)
+    ]
+    judge = None
+    if missing and options.judge:  # before anything long begins: it must not be the teacher
+        device, taught_by = torch.device("cpu"), [options.teacher]
+        judge = open_judge(options.judge, device, subject="the student", outside_models=taught_by)
+    for line, make in missing:
         started, load = time.perf_counter(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         context, found, nats, path = make()
-        gap = gap_of(judge(), context, path) if options.judge and path else None
+        gap = gap_of(judge, context, path) if judge else None
         seconds = {"seconds": time.perf_counter() - started, "load": load}
         kept = {key: found.get(key) for key in ("track", "parameters", "bits_per_byte", "tokens_per_second")}
         kept |= {
@@ -89,7 +94,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
     return done
 
 
-Made = tuple[DistillContext, dict[str, Any], Any, Path | None]
+Made = tuple[DistillContext, dict[str, Any], Any, Path]
 
 
 def planned(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable[[], Made]]]:
@@ -151,16 +156,19 @@ def gap_of(judge: HuggingFace, context: DistillContext, path: Path) -> float | N
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """The Markdown table: means over the runs of each model, with the standard deviation of the bits per byte."""
     kinds = sorted({(line["who"], line["sampled"], line.get("size", "")) for line in lines}, key=lambda kind: str(kind))
-    rows = [["---"] * len(HEADS)]
+    rows = []
     for who, sampled, size in kinds:
         runs = [line for line in lines if (line["who"], line["sampled"], line.get("size", "")) == (who, sampled, size)]
         bits = np.array([run["bits_per_byte"] for run in runs])
         row = [f"{NAMES[who]} {size.replace('x', ' x ')}".strip(), f"{sampled:g}" if who == STUDENT else ""]
         row += [runs[0]["track"], f"{np.mean([run['parameters'] for run in runs]) / 1e6:.1f} M", str(len(runs))]
-        row += [f"{bits.mean():.3f} ± {bits.std(ddof=1) if len(bits) > 1 else 0.0:.3f}", against_usual(runs, lines)]
+        row += [
+            f"{bits.mean():.3f}" + (f" ± {bits.std(ddof=1):.3f}" if len(bits) > 1 else ""),
+            against_usual(runs, lines),
+        ]
         row += [mean_of(runs, "fluency_gap", "+.2f"), mean_of(runs, "stop_rate", ".1%")]
         rows.append([*row, mean_of(runs, "exact_copies", ".1%"), mean_of(runs, "tokens_per_second", ",.0f")])
-    return "\n".join("| " + " | ".join(row) + " |" for row in [HEADS, *rows])
+    return as_table(HEADS, rows)
 
 
 def mean_of(runs: Sequence[dict[str, Any]], key: str, form: str) -> str:

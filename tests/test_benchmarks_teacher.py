@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import teacher
 from benchmarks.quality import read
+from config.schema import UserError
 from evaluation.subject import Checkpoint
 from tests.conftest import TINY
 from tests.test_distillation_pretrained import HOWS, PLACES, SUBJECTS, VERBS
@@ -59,6 +60,14 @@ def test_a_line_a_model_that_is_made_once(
     assert len(rows) == 2 and all(f"{means[name]:.3f} ±" in row for name, row in zip((0.2, 0.4), rows, strict=True))
     student = Checkpoint(next((tmp_path / "root").rglob("student.pth")), torch.device("cpu"))
     assert student.outside_models == [str(tmp_path / "llama")]
+    monkeypatch.setattr(
+        sys, "argv", [str(tmp_path / "llama") if word == str(tmp_path / "judge") else word for word in line]
+    )
+    out.rename(tmp_path / "kept.jsonl")
+    with pytest.raises(UserError, match="taught the student, so it can't judge it"):
+        teacher.main()
+    (tmp_path / "kept.jsonl").rename(out)
+    monkeypatch.setattr(sys, "argv", line)
     before = out.read_text(encoding="utf-8")
     teacher.main()
     assert out.read_text(encoding="utf-8") == before and "Training" not in capsys.readouterr().err
