@@ -1,23 +1,29 @@
-"""How fast texts are written, beside peers: `python -m benchmarks.generate_speed --peers transformers nanogpt=PATH`.
+"""How fast texts are written, beside peers.
+
+    python -m benchmarks.generate_speed --peers transformers nanogpt=PATH llama.cpp=PATH
 
 The model has random weights and a vocabulary of the tweets' tokens (--csv). It is exported as `python main.py export`
 does it: over GPT-2's whole vocabulary, and with `--export.vocabulary rows`. transformers loads both folders. Each side
 gets the same prompt as text and returns texts, drawn at temperature 1 from all tokens. All write the same number of
 tokens, because the end mark's output bias is so low that no side ever draws it. nanoGPT has the same shape, its own
-vocabulary of 50,304 and random weights; it has no key-value cache. Before anything is timed, the exported model's
-probabilities are compared with ours. Sides take turns; median of 5. Prints a Markdown table and one line of JSON.
+vocabulary of 50,304 and random weights; it has no key-value cache. llama.cpp (its program llama-batched-bench) gets the
+exported models as GGUF files, in float32 and q8_0. It is fed arbitrary tokens, so it neither draws nor decodes. Before
+anything is timed, the exported model's probabilities are compared with ours. Sides take turns; median of 5. Prints a
+Markdown table and one line of JSON.
 """
 
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from benchmarks.rivals import nanogpt, peers_of
+from benchmarks.rivals import LLAMA_CPP, llama_cpp, nanogpt, peers_of
 from benchmarks.timing import REPEATS, choose, clock, show, spread, table, take_turns, times
 from config.cli import parse
 from config.schema import Config
@@ -33,6 +39,7 @@ PROMPT = "The first people on Mars"
 NEVER = -60.0  # output bias of the end mark: e^-60 is never drawn, and small enough to stay exact when it is folded in
 OURS, FULL, ROWS = "ours", "transformers, all 50,257 tokens", "transformers, exported with the model's vocabulary"
 EXPORTS: dict[str, Literal["full", "rows"]] = {FULL: "full", ROWS: "rows"}
+QUANTIZED: tuple[Literal["f32", "q8_0"], ...] = ("f32", "q8_0")  # GGUF files for llama.cpp
 SAMPLE = Path(__file__).parents[1] / "data" / "sample_tweets.csv"
 Side = Callable[[], float]  # writes texts and returns tokens a second
 
@@ -124,6 +131,20 @@ def nanogpt_side(model: Any, bundle: Bundle, *, batch: int, tokens: int) -> Side
     return write
 
 
+def llama_cpp_sides(bundle: Bundle, program: Path, folder: Path, *, batch: int, tokens: int) -> dict[str, Side]:
+    """llama.cpp with each export of the model."""
+    prompt, sides = 1 + len(bundle.tokenizer.encode(PROMPT)), dict[str, Side]()
+    for rows, numbers in product(EXPORTS.values(), QUANTIZED):
+        model = folder / f"{rows}_{numbers}" / "model.gguf"  # each has a Modelfile beside it
+        if not model.is_file():
+            wanted = replace(bundle.config.export, to="gguf", output=str(model), vocabulary=rows, quantize=numbers)
+            export(bundle, replace(bundle.config, export=wanted))
+        told = "all 50,257 tokens" if rows == "full" else "exported with the model's vocabulary"
+        size = {"prompt": prompt, "batch": batch, "tokens": tokens, "threads": torch.get_num_threads()}
+        sides[f"{LLAMA_CPP}, {numbers}, {told}"] = partial(llama_cpp, program, model, **size)
+    return sides
+
+
 @torch.inference_mode()
 def difference(bundle: Bundle, model: Any) -> float:
     """The largest difference of a log probability, ours against a model exported over all of GPT-2's tokens."""
@@ -169,6 +190,8 @@ def measure(
             sizes = {"n_layer": shape.n_layer, "n_head": shape.n_head, "n_embd": shape.n_embd}
             model = nanogpt(checkout, **sizes, block_size=shape.block_size, dropout=0.0).to(device).eval()
             sides["nanoGPT"] = nanogpt_side(model, bundle, batch=batch, tokens=tokens)
+        if program := peers.get(LLAMA_CPP):
+            sides |= llama_cpp_sides(bundle, program, folder, batch=batch, tokens=tokens)
         found["speeds"][str(batch)] = take_turns(sides, repeats=repeats)
     return found
 
@@ -191,9 +214,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="*", default=["4x128", "6x384"], help="layers x width")
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 64])
     parser.add_argument("--tokens", type=int, default=60, help="new ones in each text")
-    parser.add_argument("--peers", nargs="*", default=["transformers"], help="transformers, nanogpt=PATH")
+    parser.add_argument("--peers", nargs="*", default=["transformers"], help="NAME or NAME=PATH, see above")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, help="of every side; else torch's choice")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device, peers = choose(options.device), peers_of(options.peers)
     rows, everything = [], {}
     for shape in options.shapes:

@@ -3,7 +3,7 @@
     machine    packages, `main.py doctor`, the limits of the device
     same       training, resuming, writing and export on the GPU, beside the CPU
     run        `main.py run`: seconds, memory, bits per byte
-    distill    `main.py distill`, as far as it comes
+    distill    `main.py distill` with SmolLM2 and 64 written tweets for each real one, as far as it comes
     gpt2       GPT-2's 124 M shape beside nanoGPT (--nanogpt PATH, a checkout), with and without the fused head
     ensemble   8 members at once
     writing    one text and 64 texts beside transformers
@@ -55,14 +55,14 @@ def module(name: str, part: str, limit: float) -> Part:
 
 
 PARTS = {
-    "machine": module("gpu_commands", "machine", 80),
-    "same": module("gpu_same", "same", 110),
-    "run": module("gpu_commands", "run", 60),
-    "distill": module("gpu_commands", "distill", 130),
-    "gpt2": module("gpu_gpt2", "gpt2", 160),
-    "ensemble": module("gpu_speed", "ensemble", 100),
-    "writing": module("gpu_speed", "writing", 75),
-    "steps": module("gpu_speed", "steps", 90),
+    "machine": module("gpu_commands", "machine", 30),
+    "same": module("gpu_same", "same", 80),
+    "run": module("gpu_commands", "run", 45),
+    "distill": module("gpu_commands", "distill", 190),
+    "gpt2": module("gpu_gpt2", "gpt2", 105),
+    "ensemble": module("gpu_speed", "ensemble", 55),
+    "writing": module("gpu_speed", "writing", 40),
+    "steps": module("gpu_speed", "steps", 25),
 }
 
 
@@ -242,7 +242,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, default=SAMPLE, help="tweets; else the sample")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--distill", default="", help='settings for distill as one text, e.g. "--distill.members 4"')
-    parser.add_argument("--seconds", type=float, default=570.0, help="for everything")
+    parser.add_argument("--seconds", type=float, default=sum(part.limit for part in PARTS.values()), help="for all")
     parser.add_argument("--limits", nargs="*", default=[], metavar="PART=SECONDS", help="other time limits")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="else cuda; with --tiny cpu")
     parser.add_argument("--tiny", action="store_true", help="tiny settings: does everything work?")

@@ -4,7 +4,8 @@ machine   imports all that is needed, runs `main.py doctor --json`, and finds wh
           (benchmarks/limits.py)
 run       `main.py run` from start to end: seconds, memory, bits per byte
 distill   `main.py preprocess` and `main.py distill`, ended by its time limit if need be: when each stage began, and
-          the bits per byte of every model
+          the bits per byte of every model. SmolLM2 teaches where it is installed (requirements-teacher.txt), and
+          writes 64 tweets for each real one for a student of 4 x 384; else an ensemble
 """
 
 import argparse
@@ -47,6 +48,7 @@ CHILD = ("-m", "benchmarks.gpu_shared")
 RUN_SECONDS = 20
 DISTILL_MINUTES = 10
 SHOWN = 40  # lines of a command's output kept in the record
+MUCH_TEXT = "--distill.sampled 64 --model.n_layer 4 --model.n_head 6 --model.n_embd 384"  # where SmolLM2 teaches
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------
@@ -148,7 +150,9 @@ def limits_of(device: Any, *, tiny: bool) -> dict[str, float]:
 def stages_of(command: Command) -> list[tuple[float, str]]:
     """What a command said and when, without the lines that come after every epoch."""
     told = [(seconds, line[:160]) for seconds, line in command.said if line and not line.startswith("{")]
-    return [(seconds, line) for seconds, line in told if "[Epoch" not in line and "sample:" not in line][:SHOWN]
+    counted = [(seconds, line) for seconds, line in told if " wrote " in line]  # one for each file that is written
+    others = [each for each in told if each not in counted and "[Epoch" not in each[1] and "sample:" not in each[1]]
+    return sorted([*others[:SHOWN], *counted[:1], *counted[-1:]])
 
 
 def memory_of(command: Command) -> tuple[str, dict[str, Any]]:
@@ -192,9 +196,13 @@ def whole_run(options: argparse.Namespace, folder: Path) -> None:
 
 def distill(options: argparse.Namespace, folder: Path) -> None:
     """`main.py distill`, as far as its time limit lets it."""
+    from model.hub import missing_packages
+
     csv, tiny = tweets_of(options, folder), options.tiny
     flags = [*(tiny_flags("distill") if tiny else []), "--paths.root", str(folder), "--machine.device", options.device]
     given = shlex.split(options.distill)
+    if not (given or tiny or missing_packages()):
+        given = shlex.split(MUCH_TEXT)
     began = time.perf_counter()
     made = start("main.py", "preprocess", *flags, "--data.path", str(csv), name="preprocess").wait(60)
     if made.failed:
@@ -218,7 +226,7 @@ def distill(options: argparse.Namespace, folder: Path) -> None:
     how = "failed" if done.failed and done.ended else "not done" if done.failed else "done"
     told = ", ".join(f"{who} {value:.4f}" for who, value in scores.items()) + told if not done.failed else done.tail
     record(
-        "main.py distill" + (f" {options.distill}" if options.distill else ""),
+        " ".join(["main.py distill", *given]),
         f"{how} after {done.seconds:.0f} s: {told}",
         target=f"{DISTILL_MINUTES} minutes",
         met=done.seconds <= 60 * DISTILL_MINUTES if how == "done" else None if how == "not done" else False,

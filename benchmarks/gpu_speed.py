@@ -131,7 +131,7 @@ def ensemble(options: argparse.Namespace, folder: Path) -> None:
     """Members of an ensemble."""
     from benchmarks.ensemble_speed import seconds_of
 
-    members, epochs = (2, 1) if options.tiny else (8, 8)
+    members, epochs = (2, 1) if options.tiny else (8, 4)
     flags = [*(tiny_flags("distill") if options.tiny else []), "--machine.device", options.device]
     corpus = preprocess(
         parse("distill", ["--paths.root", str(folder), "--data.path", str(tweets_of(options, folder))])[0]

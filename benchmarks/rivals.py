@@ -1,41 +1,69 @@
-"""Code of other projects that the speed benchmarks compare with: `--peers transformers nanogpt=PATH`.
+"""Code of other projects that the speed benchmarks compare with: `--peers transformers nanogpt=PATH llama.cpp=PATH`.
 
 transformers is the version that the requirements install. For nanoGPT the command line names a checkout; its model.py
-is imported from there unchanged.
+is imported from there unchanged. For llama.cpp it names the program llama-batched-bench, which its CMake builds.
 """
 
 import contextlib
 import importlib.util
+import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-NAMES = ("transformers", "nanogpt")
 NANOGPT_ROWS = 50_304  # GPT-2's tokens, up to the next multiple of 64: nanoGPT's default
+LLAMA_CPP = "llama.cpp"
+NEEDED = {  # what --peers names for each: a folder that holds a file, or a program
+    "nanogpt": ("model.py", "make one with: git clone https://github.com/karpathy/nanoGPT"),
+    LLAMA_CPP: ("", "build it with: cmake -B build && cmake --build build -t llama-batched-bench"),
+}
 
 
 def peers_of(given: Sequence[str]) -> dict[str, Path | None]:
-    """The peers that `--peers` names, with nanoGPT's checkout.
+    """The peers that `--peers` names, with nanoGPT's checkout and llama.cpp's program.
 
     Raises:
         SystemExit: in one line, what is missing.
     """
     found: dict[str, Path | None] = {}
     for text in given:
-        name, _, folder = text.partition("=")
-        if name not in NAMES or (name == "nanogpt") != bool(folder):
-            raise SystemExit(f"error: --peers {text}: give transformers, or nanogpt=PATH with a checkout of nanoGPT")
-        if folder and not (Path(folder) / "model.py").is_file():
+        name, _, path = text.partition("=")
+        if name not in ("transformers", *NEEDED) or (name in NEEDED) != bool(path):
             raise SystemExit(
-                f"error: --peers {text}: there is no model.py in {folder}; "
-                "make one with: git clone https://github.com/karpathy/nanoGPT"
+                f"error: --peers {text}: give transformers, nanogpt=PATH with a checkout of nanoGPT, or llama.cpp=PATH "
+                "with its program llama-batched-bench"
             )
+        if name in NEEDED:
+            file, how = NEEDED[name]
+            if not (Path(path) / file).is_file():
+                raise SystemExit(f"error: --peers {text}: there is no {file or 'such program'} in {path}; {how}")
         if name == "transformers" and importlib.util.find_spec(name) is None:
             raise SystemExit("error: --peers transformers: pip install -r requirements-full.txt")
-        found[name] = Path(folder) if folder else None
+        found[name] = Path(path) if path else None
     return found
+
+
+def llama_cpp(program: Path, model: Path, *, prompt: int, batch: int, tokens: int, threads: int) -> float:
+    """Tokens a second of llama.cpp's own benchmark, which reads one prompt and goes on with it in `batch` texts.
+
+    It feeds arbitrary tokens: it neither draws them nor turns them into text. Loading and its warm-up do not count.
+
+    Args:
+        program: llama-batched-bench.
+        model: a GGUF file.
+        prompt, tokens: the number of tokens that the texts share, and of those that each of them adds.
+    """
+    flags = {"-m": model, "-c": prompt + batch * tokens, "-npp": prompt, "-ntg": tokens, "-npl": batch, "-t": threads}
+    given = [str(word) for pair in flags.items() for word in pair]
+    command = [str(program), *given, "-pps", "--output-format", "jsonl"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        raise SystemExit(f"error: {' '.join(command)} failed: {' '.join(done.stderr.splitlines()[-3:])}")
+    return batch * tokens / float(json.loads(lines[-1])["t"])
 
 
 def import_nanogpt(checkout: Path) -> ModuleType:

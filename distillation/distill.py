@@ -256,6 +256,7 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
         Interrupted: Ctrl-C or SIGTERM arrived; all is saved.
         UserError: there are too few tweets, or a teacher does not fit.
     """
+    started = time.perf_counter()
     context = set_up(choose_teacher(config), corpus)
     name = context.config.distill.pretrained
     lines, costs = with_pretrained(context, name) if name else with_own(context)
@@ -269,6 +270,7 @@ def distill(config: Config, corpus: Corpus) -> dict[str, Any]:
         lines[made]["nats"] = costs[made].tolist()  # of each validation tweet
     settings = asdict(context.config.distill)
     result = {**lines, "split": split, "samples": config.evaluate.samples, "settings": settings}
+    result["seconds"] = time.perf_counter() - started
     return {**result, "verdict": conclusions(result)}
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -109,7 +110,9 @@ class WrittenTweets:
             if signals.arrived:
                 raise Interrupted(INTERRUPTED)
 
+        started = time.perf_counter()
         drafts = write_drafts(model, SHARD, max_new_tokens=self.longest, seed=SEED + number, step=step)
+        seconds = time.perf_counter() - started
         expected = Recorded.join([part for draft in drafts for part in draft.expected])
         with atomic_write(self.path(number)) as temporary, temporary.open("wb") as file:
             np.savez(
@@ -118,8 +121,15 @@ class WrittenTweets:
                 drawn=np.array([index for draft in drafts for index in draft.ids], np.uint16),
                 ids=expected.ids,
                 probs=expected.probs,
+                seconds=np.array(seconds),
             )
         return drafts
+
+
+def speed_of(path: Path) -> tuple[int, float]:
+    """The tokens in a file, and the seconds that it took to write them."""
+    with np.load(path) as file:
+        return int(file["lengths"].sum()), float(file["seconds"])
 
 
 def read_shard(path: Path) -> list[Draft]:

@@ -82,6 +82,11 @@ def test_no_part_begins_when_the_time_is_over(tmp_path: Path) -> None:
     assert results(tmp_path)[0]["status"] == "skipped"
 
 
+def test_all_parts_fit_into_ten_minutes(tmp_path: Path) -> None:
+    options = gpu.parse_options(["--out", str(tmp_path)])
+    assert sum(part.limit for part in gpu.PARTS.values()) <= options.seconds <= 590
+
+
 def test_checkpoints_are_compared_bit_by_bit(tmp_path: Path) -> None:
     weights = torch.tensor([[3.0, 4.0]])
     for name, last in (("one", 4.0), ("same", 4.0), ("other", 4.5)):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import random
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -59,6 +60,25 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nanogpt")
     (folder / "model.py").write_text(STAND_IN, encoding="utf-8")
     return folder
+
+
+# What llama-batched-bench prints: here every token takes a hundredth of a second.
+LLAMA_STAND_IN = """#!{python}
+import json, sys
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+assert open(given["-m"], "rb").read(4) == b"GGUF", given
+print("main: n_kv_max = 2048")
+print(json.dumps({{"pl": int(given["-npl"]), "t": int(given["-npl"]) * int(given["-ntg"]) / 100}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that looks like llama-batched-bench."""
+    path = tmp_path_factory.mktemp("llama") / "llama-batched-bench"
+    path.write_text(LLAMA_STAND_IN.format(python=sys.executable), encoding="utf-8")
+    path.chmod(0o755)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -150,19 +170,35 @@ def test_train_speed(
 
 
 def test_generate_speed(
-    few: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few: Path, checkout: Path, bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All sides write as many tokens, which the command checks; the exported model is ours."""
     flags = ["--csv", str(few), "--shapes", SHAPE, "--batches", "2", "--tokens", "3", "--device", "cpu"]
-    monkeypatch.setattr("sys.argv", ["generate_speed", *flags, "--peers", "transformers", f"nanogpt={checkout}"])
-    generate_speed.main()
+    peers = ["transformers", f"nanogpt={checkout}", f"llama.cpp={bench}"]
+    monkeypatch.setattr("sys.argv", ["generate_speed", *flags, "--threads", "1", "--peers", *peers])
+    before = torch.get_num_threads()
+    try:
+        generate_speed.main()
+    finally:
+        torch.set_num_threads(before)
     lines = capsys.readouterr().out.splitlines()
     found = json.loads(lines[-1])["shapes"][SHAPE]
     assert found["log_probability_difference"] < 1e-4
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:6]]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:10]]
     names = [f"ours, {found['rows']:,} ids", generate_speed.FULL, generate_speed.ROWS, "nanoGPT"]
+    for told in ("all 50,257 tokens", "exported with the model's vocabulary"):
+        names += [f"llama.cpp, {numbers}, {told}" for numbers in ("f32", "q8_0")]
     assert [row[0] for row in rows] == [f"{SHAPE}, 2 at once: {name}" for name in names]
     assert rows[0][2] == "" and all(float(row[2]) > 0 for row in rows[1:])
+    assert all(row[1] == "100 (100 to 100)" for row in rows[4:])
+
+
+def test_a_llama_cpp_that_fails_gives_one_line(tmp_path: Path) -> None:
+    program = tmp_path / "llama-batched-bench"
+    program.write_text("#!/bin/sh\necho no such model >&2\nexit 1\n", encoding="utf-8")
+    program.chmod(0o755)
+    with pytest.raises(SystemExit, match=r"^error: .*llama-batched-bench -m .* failed: no such model$"):
+        rivals.llama_cpp(program, tmp_path / "x.gguf", prompt=1, batch=1, tokens=1, threads=1)
 
 
 @pytest.mark.parametrize("module", [train_speed, generate_speed])
@@ -172,9 +208,9 @@ def test_a_missing_checkout_gives_one_line(module: ModuleType, tmp_path: Path, m
         module.main()
 
 
-@pytest.mark.parametrize("text", ["nanogpt", "transformers=here", "gpt5"])
+@pytest.mark.parametrize("text", ["nanogpt", "transformers=here", "gpt5", "llama.cpp"])
 def test_a_wrong_peer_gives_one_line(text: str) -> None:
-    with pytest.raises(SystemExit, match="give transformers, or nanogpt=PATH"):
+    with pytest.raises(SystemExit, match=r"give transformers, nanogpt=PATH .*, or llama\.cpp=PATH"):
         rivals.peers_of([text])
 
 

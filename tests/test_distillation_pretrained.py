@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from benchmarks import distill_speed
 from config.cli import run_command
 from config.schema import Config, UserError
 from distillation import distill as module
@@ -105,6 +108,24 @@ def test_from_a_pretrained_model_to_a_student(
     # The student knows the tokens of the written tweets, too, and where it comes from.
     student = load_bundle(tmp_path / "checkpoints" / "student.pth", CPU)
     assert origin(student) == (MODEL, [str(llama)])
+
+    # Where the time went: the tokens of each stage, and the rest of the seconds.
+    monkeypatch.setattr(sys, "argv", ["distill_speed", "--root", str(tmp_path)])
+    distill_speed.main()
+    out = capsys.readouterr().out
+    measured = json.loads(out.splitlines()[-1])
+    stages = {stage["name"]: stage for stage in measured["stages"]}
+    shards = [np.load(path) for path in folder.with_suffix(".written").glob("*.npz")]
+    assert stages["writing"]["tokens"] == sum(len(shard["drawn"]) for shard in shards)
+    real = sum(len(ids) - 1 for ids in framed_ids(world.train, load_tokenizer()))
+    assert stages["fine-tuning the teacher"]["tokens"] % real == 0
+    weights = load_file(folder / "model.safetensors")
+    looked_up = weights.pop("model.embed_tokens.weight")
+    used = sum(weight.numel() for weight in weights.values()) + ("lm_head.weight" not in weights) * looked_up.numel()
+    gflops = max(measured["limits"][name] for name in ("fp32", "bf16") if name in measured["limits"])
+    share = 2e-9 * used * stages["writing"]["tokens"] / stages["writing"]["seconds"] / gflops
+    assert f"| {share:.0%} |" in next(row for row in out.splitlines() if row.startswith("| writing"))
+    assert 0 < sum(stage["seconds"] for stage in stages.values()) < measured["seconds"]
 
     # Nothing is made twice; a setting of the student alone makes a new student alone.
     assert run_command("distill", flags) == 0

@@ -116,19 +116,21 @@ def test_an_embedding_is_the_sum_of_its_own_vector_and_those_of_its_groups() -> 
     assert touched == sorted(group for group in groups[id_of("rocket")].tolist() if group)
 
 
+@pytest.mark.parametrize("with_own", [0.5, 2.0], ids=["some ids have a vector of their own", "all have"])
 @pytest.mark.parametrize("most", [0, 1, 6])
-def test_sums_and_gradients_are_those_of_a_matrix_product(most: int) -> None:
+def test_sums_and_gradients_are_those_of_a_matrix_product(most: int, with_own: float) -> None:
     generator = torch.Generator().manual_seed(most)
     groups = torch.randint(most + 1, (11, 4), generator=generator)
     groups[3] = 0
-    part = SubwordEmbedding(SubwordGroups(groups, torch.rand(11, generator=generator) < 0.5), width=5).double()
+    own_vector = torch.rand(11, generator=generator) < with_own
+    part = SubwordEmbedding(SubwordGroups(groups, own_vector), width=5).double()
     own = torch.randn(11, 5, dtype=torch.float64, generator=generator)
     matrix = torch.zeros(11, len(part.shared), dtype=torch.float64)
     for place, mine in enumerate(groups.tolist()):
         for group in filter(None, mine):
             matrix[place, group] += 1
     copied = part.shared.detach().clone().requires_grad_()
-    ours, exact = part(own), own * part.own_vector + matrix @ copied
+    ours, exact = part(own), own * own_vector[:, None] + matrix @ copied
     torch.testing.assert_close(ours, exact)
     weight = torch.randn(5, 11, dtype=torch.float64, generator=generator).T  # not contiguous, as gradients can be
     (ours * weight).sum().backward()

@@ -69,7 +69,7 @@ class SumOfGroups(torch.autograd.Function):
 class SubwordEmbedding(nn.Module):
     """Adds the vectors of its groups to the vector of each id, (V, C)."""
 
-    own_vector: Tensor
+    own_vector: Tensor | None  # (V, 1), 0 or 1; None: all have one
     groups: Tensor
     group_starts: Tensor
     ids: Tensor
@@ -77,7 +77,8 @@ class SubwordEmbedding(nn.Module):
 
     def __init__(self, subword_groups: SubwordGroups, width: int) -> None:
         super().__init__()
-        self.register_buffer("own_vector", subword_groups.own_vector.float()[:, None], persistent=False)
+        own = None if subword_groups.own_vector.all() else subword_groups.own_vector.float()[:, None]
+        self.register_buffer("own_vector", own, persistent=False)
         size, (ids, columns) = int(subword_groups.groups.max()) + 1, subword_groups.groups.nonzero(as_tuple=True)
         groups = subword_groups.groups[ids, columns]
         lists = {
@@ -93,7 +94,7 @@ class SubwordEmbedding(nn.Module):
     def forward(self, own: Tensor) -> Tensor:
         lists = self.groups, self.group_starts, self.ids, self.id_starts
         summed: Tensor = SumOfGroups.apply(self.shared, *lists)  # type: ignore[no-untyped-call]
-        return torch.addcmul(summed, own, self.own_vector)  # own * own_vector + summed
+        return summed + own if self.own_vector is None else torch.addcmul(summed, own, self.own_vector)
 
 
 def segment_starts(owners: Tensor, size: int) -> Tensor:
