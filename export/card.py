@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from config.schema import PathsConfig
+from evaluation.tracks import MODEL, origin
 from model.checkpoint import Bundle
 from model.tokenizer import END_TEXT
 
@@ -88,10 +89,14 @@ def is_hub_name(name: str) -> bool:
 def summary(bundle: Bundle, num_tokens: int) -> str:
     """What the model is, in a few sentences."""
     model, start = bundle.model.config, bundle.config.model.init_from
-    origin = f"fine-tuned from {Path(start).name}" if start else "trained from scratch"
+    origin_text = f"fine-tuned from {Path(start).name}" if start else "trained from scratch"
+    track, models = origin(bundle)
+    others = " and ".join(Path(name).name for name in models if name != start)
     text = (
         f"A small GPT-2 ({model.n_layer} layers, {model.n_embd} wide, {model.n_head} heads, {model.block_size} tokens "
-        f"of context), {origin} on one account's tweets with elon-transformer. It writes tweets, and ends them. "
+        f"of context), {origin_text} on one account's tweets with elon-transformer. "
+        + (f"It also learnt from {others}, an outside model. " if others else "")
+        + f"Its track is: {track}. It writes tweets, and ends them. "
         f"A stock `GPT2LMHeadModel` over {num_tokens:,} of GPT-2's tokens, trained with "
         f"{bundle.model.num_parameters():,} parameters."
     )
@@ -186,10 +191,13 @@ def training_text(bundle: Bundle) -> str:
 
 def limits(bundle: Bundle) -> str:
     """The limits of the model."""
+    track, models = origin(bundle)
     scratch = "It learnt English from a few thousand tweets: grammar is shaky, and it knows no facts. "
     tuned = "It knows what its pretraining taught it, mistakes and prejudices included. "
+    if models and not bundle.config.model.init_from:
+        tuned = "Part of what it knows comes from a pretrained model, mistakes and prejudices included. "
     return (
-        f"## Limits\n\n{tuned if bundle.config.model.init_from else scratch}It may repeat its training tweets, "
+        f"## Limits\n\n{tuned if track == MODEL else scratch}It may repeat its training tweets, "
         "their tone and their bias. It follows no instructions, and is no source on anything or anyone. "
         "The rights in the tweets are their author's: ask before you share these weights."
     )

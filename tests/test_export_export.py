@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from config.cli import run_command
 from config.schema import Config, UserError
+from evaluation.tracks import MODEL
 from export.export import export
 from export.stock import to_hugging_face, to_stock
 from generate.generate import generate
@@ -307,6 +308,16 @@ def test_the_card_names_its_origin(
     front, text = card_of(bundle, tmp_path / "elon", tmp_path / "root")
     assert front.get("base_model") == base
     assert f"fine-tuned from {Path(start).name}" in text and "/gone" not in text
+
+
+def test_the_card_names_an_outside_teacher(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
+    taught = replace(trained[1], info={**trained[1].info, "track": MODEL, "outside_models": ["models/smollm2"]})
+    _, text = card_of(taught, tmp_path / "taught", tmp_path / "root")
+    assert "It also learnt from smollm2, an outside model. Its track is: + outside model." in text
+    assert "Part of what it knows comes from a pretrained model" in text and "models/" not in text
+    _, text = card_of(trained[1], tmp_path / "alone", tmp_path / "root")
+    assert "Its track is: tweets only." in text and "outside model" not in text
+    assert "It learnt English from a few thousand tweets" in text
 
 
 def test_the_card_tells_only_of_this_model(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
