@@ -42,13 +42,18 @@ def settings(tmp_path: Path) -> Callable[..., Config]:
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Corpus]:
-    """The first posts of the sample that ships, preprocessed into a folder of their own."""
-    root = tmp_path_factory.mktemp("sample")
+def sample_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of the first posts of the sample that ships."""
     lines = (Path(__file__).parents[1] / "data" / "sample_tweets.csv").read_text(encoding="utf-8").splitlines(True)
-    path = root / "sample_tweets.csv"
+    path = tmp_path_factory.mktemp("sample") / "sample_tweets.csv"
     path.write_text("".join(lines[: SAMPLE_POSTS + 1]), encoding="utf-8")
-    config = parse("train", ["--paths.root", str(root), "--data.path", str(path), *TINY])[0]
+    return path
+
+
+@pytest.fixture(scope="session")
+def sample(sample_file: Path) -> tuple[Config, Corpus]:
+    """Its tweets, preprocessed into a folder of their own."""
+    config = parse("train", ["--paths.root", str(sample_file.parent), "--data.path", str(sample_file), *TINY])[0]
     return config, preprocess(config)
 
 

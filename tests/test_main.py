@@ -1,4 +1,4 @@
-"""The commands as a user runs them, in a process of their own, on the sample that ships."""
+"""The commands as a user runs them, in a process of their own, on tweets of the sample that ships."""
 
 import ast
 import io
@@ -33,11 +33,10 @@ def python(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, sample_file: Path) -> Path:
     """A root in which `run` has done its job."""
     root = tmp_path_factory.mktemp("run")
-    sample = ROOT / "data" / "sample_tweets.csv"
-    done = python("main.py", "run", "--paths.root", str(root), "--data.path", str(sample), *TINY)
+    done = python("main.py", "run", "--paths.root", str(root), "--data.path", str(sample_file), *TINY)
     assert "A * marks the best epoch" in done.stderr and "[Epoch 2] Train Loss: " in done.stderr
     parts = ("Tweets by your model:", "ended by itself", "Trained 2 epochs", "How good is your model?", "What next?")
     places = [done.stdout.find(part) for part in parts]
@@ -76,9 +75,9 @@ def test_run_takes_tweets_of_two_words(tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "results" / "samples.txt").read_text(encoding="utf-8").count("Prompt: ''") == 4
 
 
-def test_the_users_three_commands(root: Path, tmp_path: Path) -> None:
+def test_the_users_three_commands(sample_file: Path, tmp_path: Path) -> None:
     here = ["--paths.root", str(tmp_path)]
-    table = python("-m", "utils.preprocess", *here, "--data.path", str(ROOT / "data" / "sample_tweets.csv"))
+    table = python("-m", "utils.preprocess", *here, "--data.path", str(sample_file))
     assert "duplicates" in table.stderr
     python("-m", "trainer.train", *here, *TINY)
     written = python("-m", "generate.generate", "Biscuit is", *here, "--generate.num_samples", "3")
