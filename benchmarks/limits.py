@@ -2,8 +2,8 @@
 
 Measured are matrix products in GFLOP/s (2 n m k operations each): square ones, of which the best is the limit, and
 those of a training step, the N tokens of a batch through the MLP and through the head, forward and both products
-backward. Also the bandwidth of a copy, read and written, in GB/s. With one thread and with all. Prints a Markdown
-table and one line of JSON.
+backward. Also the bandwidth of a copy, read and written, in GB/s, and what calling one operation takes. With one thread
+and with all. Prints a Markdown table and one line of JSON.
 """
 
 import argparse
@@ -82,6 +82,13 @@ def measure_step(device: torch.device, *, seconds: float = 0.1) -> dict[str, flo
     return found
 
 
+def kernel(device: torch.device, *, seconds: float) -> float:
+    """Microseconds of an operation on so few numbers that only calling it takes time."""
+    a, b = torch.ones(64, device=device), torch.ones(64, device=device)
+    out = torch.empty_like(a)
+    return 1e6 * best(lambda: torch.add(a, b, out=out), device, seconds=seconds)
+
+
 def measure_all(device: torch.device, *, seconds: float) -> dict[str, dict[str, float]]:
     """Everything, by number of threads; a GPU has one column."""
     every, found = torch.get_num_threads(), {}
@@ -89,6 +96,7 @@ def measure_all(device: torch.device, *, seconds: float) -> dict[str, dict[str, 
         for threads in [every] if device.type == "cuda" else sorted({1, every}):
             torch.set_num_threads(threads)
             found[str(threads)] = measure(device, seconds=seconds) | measure_step(device, seconds=seconds)
+            found[str(threads)]["kernel"] = kernel(device, seconds=seconds)
     finally:
         torch.set_num_threads(every)
     return found
@@ -97,6 +105,7 @@ def measure_all(device: torch.device, *, seconds: float) -> dict[str, dict[str, 
 def rows_of(found: dict[str, dict[str, float]]) -> list[list[str]]:
     """The table's rows: one for each measure, with a column for each number of threads."""
     titles = {"fp32": "fp32 product, best, GFLOP/s", "bf16": "bf16 product, best, GFLOP/s", "copy": "copy, GB/s"}
+    titles["kernel"] = "a small operation, microseconds"
     names = list(next(iter(found.values())))
     return [[titles.get(name, f"{name}, GFLOP/s"), *(f"{by[name]:,.1f}" for by in found.values())] for name in names]
 

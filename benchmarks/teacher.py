@@ -4,7 +4,8 @@
 
 The teacher of a split is fine-tuned once, and writes its tweets once: with a larger --sampled it writes more. Its
 students have seeds. So have the same model without a teacher (control) and the model of `train` (usual). What --root
-and --out already hold is not made again, so the command can be stopped and continued.
+and --out already hold is not made again, so the command can be stopped and continued. A line that has no fluency gap
+yet gets it when --judge is given.
 
 --out gets a line a model: who, track, split, seed, size, parameters, sampled, epochs, bits_per_byte, fluency_gap (with
 --judge, a model that taught nobody here), stop_rate, exact_copies, tokens_per_second, seconds, nats and num_bytes (of
@@ -31,10 +32,12 @@ from distillation.distill import checkpoint_line, control_run, teacher_line, tra
 from distillation.pretrained import PretrainedTeacher
 from distillation.runs import DistillContext, set_up, train_once
 from evaluation.huggingface import HuggingFace
-from evaluation.judge import fluency_gap, judge_lists, open_judge
+from evaluation.judge import Judgement, fluency_gap, judge_lists, open_judge
 from evaluation.metrics import paired_difference
 from evaluation.sound import VALIDATION, judged_tweets
 from evaluation.subject import Checkpoint
+from evaluation.tracks import TWEETS
+from utils.files import atomic_write
 from utils.preprocess import Tweet, preprocess
 
 TEACHER, STUDENT, CONTROL, USUAL = "teacher", "student", "control", "usual"
@@ -45,6 +48,8 @@ NAMES = {
     USUAL: "`train`",
 }
 JUDGED = 500  # tweets of each model at temperature 1
+KEPT = ("track", "parameters", "bits_per_byte", "tokens_per_second", "stop_rate", "exact_copies")
+KEPT += ("ngram8_in_train", "real_ngram8_in_train")
 HEADS = ["model", "written for each real one", "track", "parameters", "runs", "bits per byte", "less than `train`"]
 HEADS += ["fluency gap", "ended", "copies", "tokens a second"]
 
@@ -69,32 +74,43 @@ def teacher_of(options: argparse.Namespace, context: DistillContext, split: int)
 
 
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run what is not in the file yet; returns all its lines."""
-    done = read(options.out)
-    missing = [
-        (line, make) for line, make in planned(options) if not any(line.items() <= found.items() for found in done)
-    ]
-    judge = None
-    if missing and options.judge:  # before anything long begins: it must not be the teacher
+    """Run what is not in the file yet, and judge what is not judged yet; returns all lines of the file."""
+    done, judge = read(options.out), None
+    plan = list(planned(options))
+    missing = [(key, make) for key, make in plan if not any(key.items() <= line.items() for line in done)]
+    unjudged = [key for key, _ in plan if not any(is_judged(line, key) for line in done)]
+    if options.judge and unjudged:  # opened before anything long begins: it must not be the teacher
         device, taught_by = torch.device("cpu"), [options.teacher]
         judge = open_judge(options.judge, device, subject="the student", outside_models=taught_by)
-    for line, make in missing:
+    for key, make in missing:
         started, load = time.perf_counter(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-        context, found, nats, path = make()
-        gap = gap_of(judge, context, path) if judge else None
+        context, found, nats = make()
+        kept = {name: found.get(name) for name in KEPT}
         seconds = {"seconds": time.perf_counter() - started, "load": load}
-        kept = {key: found.get(key) for key in ("track", "parameters", "bits_per_byte", "tokens_per_second")}
-        kept |= {
-            key: found.get(key) for key in ("stop_rate", "exact_copies", "ngram8_in_train", "real_ngram8_in_train")
-        }
-        done.append({**line, **kept, "fluency_gap": gap, **seconds, "nats": np.round(nats, 4).tolist()})
-        done[-1]["num_bytes"] = context.dataset("val").num_bytes.tolist()
-        with options.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done[-1]) + "\n")
+        line = {**key, **kept, "fluency_gap": None, **seconds, "nats": np.round(nats, 4).tolist()}
+        done.append({**line, "num_bytes": context.dataset("val").num_bytes.tolist()})
+        save(options.out, done)
+    if judge:
+        references: dict[int, Judgement] = {}
+        for line in done:
+            if any(key.items() <= line.items() for key in unjudged):
+                line["fluency_gap"] = gap_of(options, judge, line, references)
+                save(options.out, done)
     return done
 
 
-Made = tuple[DistillContext, dict[str, Any], Any, Path]
+def is_judged(line: dict[str, Any], key: dict[str, Any]) -> bool:
+    """Whether this is the line of `key`, with a fluency gap."""
+    return key.items() <= line.items() and line.get("fluency_gap") is not None
+
+
+def save(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Write the file anew."""
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+Made = tuple[DistillContext, dict[str, Any], Any]
 
 
 def planned(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable[[], Made]]]:
@@ -123,7 +139,7 @@ def run_teacher(options: argparse.Namespace, split: int, sampled: float) -> Made
     teacher.check()
     teacher.fine_tune()
     len(teacher.drafts)
-    return context, *teacher_line(teacher.context, teacher), teacher.path
+    return context, *teacher_line(teacher.context, teacher)
 
 
 def run_student(options: argparse.Namespace, key: dict[str, Any]) -> Made:
@@ -133,23 +149,53 @@ def run_student(options: argparse.Namespace, key: dict[str, Any]) -> Made:
     if key["epochs"]:
         context = replace(context, config=replace(config, distill=replace(config.distill, epochs=key["epochs"])))
     path, steps = train_student(context, teacher_of(options, context, key["split"]))
-    return context, *checkpoint_line(context, path, steps), path
+    return context, *checkpoint_line(context, path, steps)
 
 
 def run_beside(options: argparse.Namespace, key: dict[str, Any]) -> Made:
     """Train the same model without a teacher, or as `train` does."""
+    if known := taken_over(options, key):
+        return known
     context = context_of(options, split=key["split"], seed=key["seed"], sampled=0.0, size=key["size"])
     run = {CONTROL: control_run, USUAL: usual_run}[key["who"]](context)
-    return context, *checkpoint_line(context, run.path, train_once(context, run)), run.path
+    return context, *checkpoint_line(context, run.path, train_once(context, run))
 
 
-def gap_of(judge: HuggingFace, context: DistillContext, path: Path) -> float | None:
-    """The fluency gap of a model's tweets at temperature 1."""
+def taken_over(options: argparse.Namespace, key: dict[str, Any]) -> Made | None:
+    """The model of `train` as benchmarks.quality has measured it with the same split, seed and validation tweets."""
+    if not options.usual_from or key["who"] != USUAL:
+        return None
+    context = context_of(options, split=key["split"], seed=key["seed"], sampled=0.0, size=key["size"])
+    num_bytes = context.dataset("val").num_bytes
+    for line in read(options.usual_from):
+        same = (line["recipe"], line["split"], line["seed"]) == ("small", key["split"], key["seed"])
+        if same and line["bytes"] == num_bytes.tolist():
+            bits = sum(line["nats"]) / np.log(2) / float(num_bytes.sum())
+            found = {"track": TWEETS, "parameters": line["parameters"], "bits_per_byte": bits}
+            return context, found, line["nats"]
+    return None
+
+
+def gap_of(
+    options: argparse.Namespace, judge: HuggingFace, line: dict[str, Any], references: dict[int, Judgement]
+) -> float | None:
+    """The fluency gap of a model's tweets at temperature 1. `references`: what was found of each split's tweets."""
+    split, size = line["split"], line.get("size", options.sizes[0])
+    context = context_of(options, split=split, seed=line["seed"], sampled=line["sampled"], size=size)
+    if line["who"] == TEACHER:
+        path = teacher_of(options, context, split).path
+    else:
+        path = context.config.paths.checkpoints / f"{line['who']}.pth"
+    if not path.exists():
+        return None  # it was taken over
     written = Checkpoint(path, context.device).write(JUDGED, context.config.generate.unshaped(), raw=True)
-    lists = {"sampled": [Tweet(*each) for each in written], VALIDATION: context.corpus.val}
-    judged = {name: judged_tweets(name, tweets) for name, tweets in lists.items()}
-    found = judge_lists(judge, judged, validation=VALIDATION, recipe=None)
-    gap = fluency_gap(found["sampled"], found[VALIDATION])
+    lists = {"sampled": judged_tweets("sampled", [Tweet(*each) for each in written])}
+    if split not in references:
+        lists[VALIDATION] = judged_tweets(VALIDATION, context.corpus.val)
+    found = judge_lists(judge, lists, validation=VALIDATION, recipe=None)
+    if VALIDATION in found:
+        references[split] = found[VALIDATION]
+    gap = fluency_gap(found["sampled"], references[split])
     return gap["difference"] if gap else None
 
 
@@ -202,6 +248,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["2x256"], help="layers x width of the students")
     parser.add_argument("--epochs", type=int, help="of the students; left out: distill.epochs")
     parser.add_argument("--beside", nargs="*", default=[USUAL, CONTROL], help="models without a teacher")
+    parser.add_argument("--usual-from", type=Path, help="quality.jsonl of benchmarks.quality: `train` is not run again")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("teacher.jsonl"))
     parser.add_argument("flags", nargs="*", help="settings for distill, after --")
     print(table(run_all(parser.parse_args())))

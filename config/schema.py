@@ -290,8 +290,8 @@ class DistillConfig:
     members: int
     member_epochs: int
     workers: int
-    epochs: int
-    batch_size: int
+    epochs: int | None
+    batch_size: int | None
     generations: int
     finetune_epochs: int | None
     finetune_learning_rate: float
@@ -312,6 +312,16 @@ class DistillConfig:
         named = (name for name in self.teachers if name not in TEACHERS and not name.endswith((".pth", ".pt")))
         return next(named, None)
 
+    @property
+    def student_epochs(self) -> int:
+        """`epochs`, or what suits the teacher: a pretrained one has more to say in every tweet."""
+        return self.epochs or (4 if self.pretrained else 3)
+
+    @property
+    def student_batch_size(self) -> int:
+        """`batch_size`, or what suits the number of epochs."""
+        return self.batch_size or (32 if self.pretrained else 16)
+
     def __post_init__(self) -> None:
         once = len(set(self.teachers)) == len(self.teachers) > 0 and all(self.teachers)
         kinds = "give auto, a pretrained model, or a list of ensemble, chain, ngram and checkpoints (.pth), each once"
@@ -322,10 +332,11 @@ class DistillConfig:
         if self.weights is not None:
             fits = len(self.weights) == len(self.teachers) and all(weight > 0 for weight in self.weights)
             require(fits, "distill.weights", self.weights, "give one positive number for each of distill.teacher")
-        for name in ("members", "member_epochs", "epochs", "batch_size", "generations"):
+        for name in ("members", "member_epochs", "generations"):
             require(getattr(self, name) >= 1, f"distill.{name}", getattr(self, name), "give 1 or more")
-        passes = self.finetune_epochs
-        require(passes is None or passes >= 1, "distill.finetune_epochs", passes, "give 1 or more, or null")
+        for name in ("epochs", "batch_size", "finetune_epochs"):
+            given = getattr(self, name)
+            require(given is None or given >= 1, f"distill.{name}", given, "give 1 or more, or null")
         require(self.workers >= 0, "distill.workers", self.workers, "give 0 (as many as fit), or 1 or more")
         fits = self.generations == 1 or "chain" in self.teachers
         require(fits, "distill.generations", self.generations, "give 1, or chain among --distill.teacher")

@@ -99,8 +99,8 @@ def train_student(
     recipe = replace(
         config.train,
         ngram_weight=0.0,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
+        epochs=settings.student_epochs,
+        batch_size=settings.student_batch_size,
         output_dropout=settings.dropout,
     )
     own = replace(config, train=recipe, model=replace(config.model, dropout=settings.dropout))

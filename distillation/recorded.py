@@ -1,8 +1,11 @@
 """A teacher's probabilities, recorded at the places where it was asked, and as targets for a student.
 
-Of each distribution the TOP_K likeliest tokens are kept, always with the end mark, and what is left is spread over all
-other tokens by how frequent they are. The end mark is never part of that rest: a thousandth of it at every place would
-end a tenth of the tweets too early.
+Of each distribution the TOP_K likeliest tokens are kept, always with the end mark. They have about 80% of the
+probability. What is left is spread over all other tokens by how frequent they are. The end mark is never part of that
+rest: a thousandth of it at every place would end a tenth of the tweets too early.
+
+Frequency says nothing about the place. So in tweets that the teacher wrote, most of the rest is given to the token that
+it wrote, if that is one of the rest: see `with_drawn`.
 """
 
 from collections.abc import Sequence
@@ -21,6 +24,7 @@ TOP_K = 100  # tokens kept of each distribution: 600 bytes
 RECORD = np.dtype([("ids", "<u2", (TOP_K,)), ("probs", "<f2", (TOP_K,))])  # of one place, in a file
 AT_ONCE = 1 << 16  # places that are turned into targets together
 RARE = 1e-9  # the end mark's part of the rest
+SPREAD = 0.3  # share of the rest that is spread by frequency in tweets that the teacher wrote
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,19 @@ class Recorded:
     def join(cls, parts: Sequence["Recorded"]) -> "Recorded":
         """The places of all parts, one after another."""
         return cls(np.concatenate([part.ids for part in parts]), np.concatenate([part.probs for part in parts]))
+
+    def lacks(self, tokens: NDArray[np.uint16]) -> Tensor:
+        """Whether each place's token (n,) is one of the rest."""
+        return torch.from_numpy(~(self.ids == tokens[:, None]).any(-1))
+
+    def without(self, tokens: NDArray[np.bool_], places: NDArray[np.intp]) -> "Recorded":
+        """The same, but that none of `tokens` (50257,) is expected at `places`: the others share its probability."""
+        probs = self.probs[places].astype(np.float32)
+        gone = tokens[self.ids[places]]
+        left = 1.0 - (probs * gone).sum(-1, keepdims=True)
+        changed = self.probs.copy()
+        changed[places] = np.where(gone, 0.0, probs / left.clip(min=1e-3))
+        return Recorded(self.ids, changed)
 
     def at(self, place: int) -> "Recorded":
         """One place."""
@@ -89,3 +106,26 @@ def spread_of(counts: Tensor, end: int) -> Tensor:
     base /= base.sum()
     base[end] = RARE
     return (base / base.sum()).float()
+
+
+def with_drawn(targets: SoftTargets, drawn: Tensor, of_rest: Tensor, spread: Tensor) -> SoftTargets:
+    """Targets whose rest is, but for a share that is spread by frequency, the token that was drawn at the place.
+
+    A place where that token is one of the rest gets 1 - spread more for it, other places get nothing. As this happens
+    with the probability of the rest, the mean over draws is the rest itself, token by token; a single target sums to
+    more or less than 1.
+
+    Args:
+        drawn: (n,) the student's ids of the tokens that were drawn at the last n places, of the whole distribution.
+        of_rest: (n,) whether each is one of the rest.
+        spread: (n,) the share that stays spread.
+    """
+    first = len(targets) - len(drawn)
+    share = torch.cat([torch.ones(first), spread])  # before them nothing changes
+    given = torch.cat([torch.zeros(first), (1.0 - spread) * of_rest])
+    tail = share * targets.tail
+    probs = targets.probs + (targets.tail - tail)[:, None] * targets.base[targets.ids]  # what the tail does not cover
+    ids = torch.cat([torch.zeros(first, dtype=torch.int32), drawn.int()])
+    return SoftTargets(
+        torch.cat([targets.ids, ids[:, None]], 1), torch.cat([probs, given[:, None]], 1), tail, targets.base
+    )

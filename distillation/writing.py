@@ -43,11 +43,18 @@ class Draft:
 
 @torch.inference_mode()
 def write_drafts(
-    model: CausalLM, count: int, *, max_new_tokens: int, seed: int, step: Callable[[int], None] = lambda _: None
+    model: CausalLM,
+    count: int,
+    *,
+    max_new_tokens: int,
+    seed: int,
+    forbidden: Tensor | None = None,
+    step: Callable[[int], None] = lambda _: None,
 ) -> list[Draft]:
     """`count` tweets at temperature 1, without any cut. Those that did not end within `max_new_tokens` are cut off.
 
     Args:
+        forbidden: (50257,) the tokens with which no tweet begins; None: a tweet may begin with any token.
         step: is called after each step with the number of tweets that are finished.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -56,8 +63,11 @@ def write_drafts(
     slots, begun = list(range(width)), width  # which draft each place holds
     while slots:
         last = [drafts[number].ids[-1] if drafts[number].ids else END for number in slots]
-        hidden = model.trunk(torch.tensor(last, device=device)[:, None], cache)[:, -1]
-        ids, expected = sample(model, hidden, torch.rand(len(slots), generator=generator))
+        logits = model.head(model.trunk(torch.tensor(last, device=device)[:, None], cache)[:, -1])
+        new = [place for place, number in enumerate(slots) if not drafts[number].ids]
+        if forbidden is not None and new:
+            logits[new] = logits[new].masked_fill(forbidden.to(device), -torch.inf)
+        ids, expected = sample(logits, torch.rand(len(slots), generator=generator))
         finished = []
         for place, number in enumerate(slots):
             draft = drafts[number]
@@ -78,9 +88,13 @@ def write_drafts(
     return drafts
 
 
-def sample(model: CausalLM, hidden: Tensor, uniform: Tensor) -> tuple[list[int], Recorded]:
-    """One GPT-2 id for each hidden state (B, C), drawn with its number of `uniform` (B,); and what was expected."""
-    logits = model.head(hidden)
+def never_first(tokenizer: Tokenizer) -> Tensor:
+    """The tokens (50257,) that begin with white space: no clean tweet does."""
+    return torch.tensor([token[:1].isspace() for token in tokenizer.token_bytes])
+
+
+def sample(logits: Tensor, uniform: Tensor) -> tuple[list[int], Recorded]:
+    """One GPT-2 id for each row of logits (B, 50257), drawn with its number of `uniform` (B,); and the record."""
     drawn, parts = [], []
     for chunk, numbers in zip(logits.split(AT_ONCE), uniform.split(AT_ONCE), strict=True):
         found = Recorded.of(chunk.float())

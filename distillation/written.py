@@ -15,7 +15,7 @@ import numpy as np
 from config.schema import UserError
 from distillation.recorded import Recorded
 from distillation.runs import INTERRUPTED, DistillContext
-from distillation.writing import Draft, write_drafts
+from distillation.writing import Draft, never_first, write_drafts
 from generate.copies import CopyCheck
 from model.causal_lm import CausalLM
 from model.tokenizer import Tokenizer
@@ -111,7 +111,14 @@ class WrittenTweets:
                 raise Interrupted(INTERRUPTED)
 
         started = time.perf_counter()
-        drafts = write_drafts(model, SHARD, max_new_tokens=self.longest, seed=SEED + number, step=step)
+        drafts = write_drafts(
+            model,
+            SHARD,
+            max_new_tokens=self.longest,
+            seed=SEED + number,
+            forbidden=never_first(self.context.tokenizer),
+            step=step,
+        )
         seconds = time.perf_counter() - started
         expected = Recorded.join([part for draft in drafts for part in draft.expected])
         with atomic_write(self.path(number)) as temporary, temporary.open("wb") as file:

@@ -19,7 +19,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Distributions over V ids at the N predicted positions of a dataset, tweet by tweet; each sums to 1.
+    """Distributions over V ids at the N predicted positions of a dataset, tweet by tweet.
+
+    Each sums to 1, or, where it is one draw of what is expected (distillation/recorded.py), it does so in the mean.
 
     Attributes:
         ids: (N, k) int32, the likeliest ids at each position.

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import teacher
+from benchmarks import probe, teacher
 from benchmarks.quality import read
+from config.cli import parse
 from config.schema import UserError
+from evaluation.baselines import measure_baselines
 from evaluation.subject import Checkpoint
+from model.tokenizer import load_tokenizer
 from tests.conftest import TINY
 from tests.test_distillation_pretrained import HOWS, PLACES, SUBJECTS, VERBS
 from tests.tiny_peer import make_llama, make_peer
+from utils.preprocess import preprocess
 
 pytestmark = pytest.mark.slow
 QUICK = ["--distill.finetune_learning_rate", "0.02", "--distill.finetune_epochs", "6", "--evaluate.samples", "20"]
@@ -72,6 +76,37 @@ def test_a_line_a_model_that_is_made_once(
     teacher.main()
     assert out.read_text(encoding="utf-8") == before and "Training" not in capsys.readouterr().err
     assert json.loads(before.splitlines()[0])["teacher"] == str(tmp_path / "llama")
+
+    # The model of `train` can be taken over from benchmarks.quality.
+    usual = [each for each in records if each["who"] == "usual"]
+    known = [{"recipe": "small", "parameters": 7, "bytes": each["num_bytes"], **each} for each in usual]
+    known = [{**each, "nats": [2.0 * nat for nat in each["nats"]]} for each in known]
+    (tmp_path / "quality.jsonl").write_text("".join(json.dumps(each) + "\n" for each in known), encoding="utf-8")
+    others = [
+        "--usual-from",
+        str(tmp_path / "quality.jsonl"),
+        "--beside",
+        "usual",
+        "--out",
+        str(tmp_path / "other.jsonl"),
+    ]
+    monkeypatch.setattr(sys, "argv", [*line[: line.index("--out")], *others, *line[line.index("--") :]])
+    teacher.main()
+    again = [each for each in read(tmp_path / "other.jsonl") if each["who"] == "usual"]
+    expected = [pytest.approx(2.0 * each["bits_per_byte"], abs=1e-3) for each in usual]
+    assert [each["bits_per_byte"] for each in again] == expected and again[0]["fluency_gap"] is not None
+    capsys.readouterr()
+
+    # The probe of what the teacher wrote: with more of it, an n-gram of both is better than one of the real tweets.
+    flags = [word for word in line[1:] if word not in ("--judge", str(tmp_path / "judge"))]
+    flags = [*flags[: flags.index("--seeds")], "--sampled", "0.2", "0.4", *flags[flags.index("--") :]]
+    monkeypatch.setattr(sys, "argv", ["probe", *flags])
+    probe.main()
+    rows = [row.split("|") for row in capsys.readouterr().out.splitlines()[2:]]
+    corpus = preprocess(parse("train", ["--paths.root", str(tmp_path), "--data.path", str(csv), *line[-2:]])[0])
+    assert [row[3].strip() for row in rows] == [str(round(share * len(corpus.train))) for share in (0.2, 0.4)]
+    alone = measure_baselines(corpus.train, corpus.val, load_tokenizer())
+    assert all(float(row[4]) < alone.bits_per_byte["ngram"] + 0.05 for row in rows)
 
 
 def alone(seed: int) -> list[tuple[str, int, float]]:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -154,6 +155,10 @@ def test_what_it_wrote_is_new_and_spelt_in_its_tokens(world: Corpus, llama: Path
         text = draft.text(tokenizer)
         assert [*tokenizer.encode(text), END] == draft.ids and not real.exact(text) and text.strip() == text
         assert sum(len(part) for part in draft.expected) == len(draft.ids)
+    written = Counter(index for draft in teacher.drafts for index in draft.ids)
+    real_ids = {index for tweet in world.train for index in tokenizer.encode(tweet.text)}
+    own = set(teacher.vocabulary.gpt2_ids.tolist()) - {-1}
+    assert own == real_ids | {index for index, count in written.items() if count > 1} | {END}
     again = teacher_of(config, world)
     assert [draft.ids for draft in again.drafts] == [draft.ids for draft in teacher.drafts]
     assert "model" not in vars(again)  # all were read from the files

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from config.cli import parse
 from distillation import recorded, writing
-from distillation.recorded import TOP_K, Recorded, spread_of
-from distillation.writing import write_drafts
+from distillation.recorded import TOP_K, Recorded, spread_of, with_drawn
+from distillation.writing import never_first, write_drafts
 from model.causal_lm import CausalLM
 from model.soft_targets import dense
 from model.tokenizer import END, NUM_TOKENS, load_tokenizer
@@ -110,3 +111,59 @@ def test_targets_are_the_teachers_probabilities(monkeypatch: pytest.MonkeyPatch)
     for place in range(7):
         left = 1.0 - float(kept.probs[place].astype("float32").sum())
         assert float((found[place] - mapped[place]).abs().sum()) < 2.0 * left + 0.01
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_mean_target_of_all_draws_is_what_the_teacher_expects(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every token is drawn once, and its target weighs what it had: the rest is the teacher's own, but for `share`."""
+    tokenizer, config = load_tokenizer(), parse("train", [])[0]
+    vocabulary = Vocabulary.build(
+        config.model, tokenizer, tokenizer.encode_batch(["Mars is next.", "mars and the van"])
+    )
+    torch.manual_seed(0)
+    logits = torch.full((NUM_TOKENS,), -60.0)
+    likely = vocabulary.gpt2_ids[vocabulary.gpt2_ids >= 0]
+    logits[likely] = 2.0 * torch.randn(len(likely))
+    monkeypatch.setattr(recorded, "TOP_K", 4)
+    kept, probs = Recorded.of(logits[None]), logits.softmax(-1)
+    base = spread_of(torch.arange(vocabulary.vocab_size), vocabulary.end)
+    one = kept.targets(vocabulary, base)
+    count = len(likely)
+    every = Recorded.join([kept] * (1 + count)).targets(vocabulary, base)  # before them a place of a real tweet
+    of_rest = Recorded.join([kept] * count).lacks(likely.numpy().astype("uint16"))
+    found = dense(
+        with_drawn(every, vocabulary.id_of[likely], of_rest, torch.full((count,), share)), torch.arange(1 + count)
+    )
+    usual = dense(one, torch.arange(1))[0]
+    torch.testing.assert_close(found[0], usual)
+    mean = (probs[likely, None] * found[1:]).sum(0)
+    mapped = torch.zeros(vocabulary.vocab_size).index_add_(0, vocabulary.id_of, probs)
+    torch.testing.assert_close(mean, share * usual + (1.0 - share) * mapped, atol=2e-3, rtol=0.0)
+    assert not torch.allclose(usual, mapped, atol=2e-2)  # so spreading by frequency alone is far from it
+
+
+def test_no_tweet_begins_with_a_space(teacher: CausalLM) -> None:
+    """The probability of the tokens that do goes to the others, where tweets begin and nowhere else."""
+    forbidden = never_first(load_tokenizer())
+    assert forbidden[load_tokenizer().encode(" Mars")[0]] and not forbidden[load_tokenizer().encode("Mars")[0]]
+    before = direct(teacher, [0])[0]
+    assert float(before[forbidden].sum()) > 0.1
+    drafts = write_drafts(teacher, 60, max_new_tokens=12, seed=1, forbidden=forbidden)
+    assert not any(forbidden[draft.ids[0]] for draft in drafts)
+    assert any(forbidden[index] for draft in drafts for index in draft.ids[1:])
+    allowed = before.masked_fill(forbidden, 0.0) / before[~forbidden].sum()
+    first = drafts[0].expected[0]
+    wanted = allowed[torch.from_numpy(first.ids[0].astype("int64"))]
+    torch.testing.assert_close(torch.from_numpy(first.probs[0].astype("float32")), wanted, atol=1e-3, rtol=1e-2)
+
+
+def test_tokens_can_be_left_out_of_a_record_at_some_places() -> None:
+    """Of those that were kept; nothing is known of the others."""
+    tokens = np.arange(NUM_TOKENS) < 3
+    ids = np.array([[0, 5, 9], [7, 2, 1], [5, 1, 8]], np.uint16)
+    probs = np.array([[0.5, 0.25, 0.125], [0.25, 0.25, 0.25], [0.5, 0.0, 0.25]], np.float16)
+    found = Recorded(ids, probs).without(tokens, np.array([0, 1]))
+    assert found.ids.tolist() == ids.tolist()
+    assert found.probs.tolist() == [[0.0, 0.5, 0.25], [0.5, 0.0, 0.0], [0.5, 0.0, 0.25]]
