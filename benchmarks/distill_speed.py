@@ -1,10 +1,11 @@
 """Where the time of a distillation went: `python -m benchmarks.distill_speed --root some/folder`.
 
-The folder is that of a `python main.py distill` with a pretrained teacher, which must have run there from start to end
-in one go. Its files say how many tokens each stage took and in how many seconds. Beside that stands what this machine's
-best matrix product would allow (benchmarks/limits.py): a token takes 6 operations for each weight in training, 2 in
-writing, and weights that are only looked up take none. All else (loading, carrying over, targets, validating, tweets
-for the table, saving) is the rest of the command's time. Prints a Markdown table and one line of JSON.
+The folder is that of a `python main.py distill` with a pretrained teacher, which has run there to its end. Its files say
+how many tokens each stage took and in how many seconds. Beside that stands what this machine's best matrix product
+would allow (benchmarks/limits.py): a token takes 6 operations for each weight in training, 2 in writing, and weights
+that are only looked up take none. All else (loading, carrying over, targets, validating, tweets for the table, saving)
+is the rest of the command's time; it is not known if the command was killed and continued. Prints a Markdown table and
+one line of JSON.
 """
 
 import argparse
@@ -77,14 +78,8 @@ def last_line(path: Path) -> dict[str, Any]:
 
 
 def rows_of(found: list[Stage], total: float, gflops: float) -> list[list[str]]:
-    """The table's rows.
-
-    Raises:
-        UserError: the stages took longer than the command, which was killed then and continued.
-    """
-    rest = total - sum(stage.seconds for stage in found)
-    if rest < 0:
-        raise UserError(f"the command that ended took {total:.0f} s, its stages more: run it in one go")
+    """The table's rows; `total` are the seconds of the command that ended."""
+    stages_alone = sum(stage.seconds for stage in found)
     rows = [
         [
             stage.name,
@@ -95,7 +90,10 @@ def rows_of(found: list[Stage], total: float, gflops: float) -> list[list[str]]:
         ]
         for stage in found
     ]
-    return [*rows, ["all else", f"{rest:,.0f}", "", "", ""], ["the whole command", f"{total:,.0f}", "", "", ""]]
+    if total < stages_alone:
+        return [*rows, ["these together", f"{stages_alone:,.0f}", "", "", ""]]
+    rest, whole = f"{total - stages_alone:,.0f}", f"{total:,.0f}"
+    return [*rows, ["all else", rest, "", "", ""], ["the whole command", whole, "", "", ""]]
 
 
 def main() -> None:

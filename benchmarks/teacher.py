@@ -48,8 +48,8 @@ NAMES = {
     USUAL: "`train`",
 }
 JUDGED = 500  # tweets of each model at temperature 1
-KEPT = ("track", "parameters", "bits_per_byte", "tokens_per_second", "stop_rate", "exact_copies")
-KEPT += ("ngram8_in_train", "real_ngram8_in_train")
+KEPT = ["track", "parameters", "bits_per_byte", "tokens_per_second", "stop_rate", "exact_copies"]
+KEPT += ["ngram8_in_train", "real_ngram8_in_train"]
 HEADS = ["model", "written for each real one", "track", "parameters", "runs", "bits per byte", "less than `train`"]
 HEADS += ["fluency gap", "ended", "copies", "tokens a second"]
 
