@@ -1,6 +1,6 @@
 """Where the time of a distillation went: `python -m benchmarks.distill_speed --root some/folder`.
 
-The folder is that of a `python main.py distill` with a pretrained teacher, which has run there to its end. Its files say
+The folder is that of a `python main.py distill` with a pretrained teacher, which has run to its end there. Files say
 how many tokens each stage took and in how many seconds. Beside that stands what this machine's best matrix product
 would allow (benchmarks/limits.py): a token takes 6 operations for each weight in training, 2 in writing, and weights
 that are only looked up take none. All else (loading, carrying over, targets, validating, tweets for the table, saving)
