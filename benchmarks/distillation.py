@@ -24,9 +24,9 @@ from distillation.report import NAMES
 from distillation.runs import set_up
 from evaluation.baselines import measure_baselines
 from evaluation.metrics import paired_difference
-from evaluation.tracks import TWEETS
 from evaluation.verdict import percent
 from model.tokenizer import load_tokenizer
+from model.tracks import TWEETS
 from trainer.batches import TweetDataset
 from utils.preprocess import preprocess
 

@@ -50,12 +50,12 @@ from evaluation.sound import (
     measure_lists,
 )
 from evaluation.subject import Checkpoint, Subject, check_split, open_subject
-from evaluation.tracks import MODEL, TEXT, TWEETS
 from evaluation.verdict import percent
 from model.checkpoint import model_content, save_checkpoint
 from model.device import precision
 from model.hub import SMOLLM2
 from model.tokenizer import load_tokenizer
+from model.tracks import MODEL, TEXT, TWEETS
 from trainer.train import train
 from utils.files import atomic_write
 from utils.preprocess import Corpus, Tweet, preprocess

@@ -29,9 +29,9 @@ from distillation.runs import set_up
 from distillation.teachers import make_teachers
 from evaluation.baselines import measure_baselines
 from evaluation.metrics import paired_difference
-from evaluation.tracks import TWEETS
 from model.checkpoint import load_bundle
 from model.tokenizer import load_tokenizer
+from model.tracks import TWEETS
 from trainer.batches import TweetDataset
 from trainer.score import score
 from trainer.train import train

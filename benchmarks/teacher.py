@@ -36,7 +36,7 @@ from evaluation.judge import Judgement, fluency_gap, judge_lists, open_judge
 from evaluation.metrics import paired_difference
 from evaluation.sound import VALIDATION, judged_tweets
 from evaluation.subject import Checkpoint
-from evaluation.tracks import TWEETS
+from model.tracks import TWEETS
 from utils.files import atomic_write
 from utils.preprocess import Tweet, preprocess
 

@@ -25,10 +25,10 @@ from distillation.transplant import correspond, token_spellings, transplant
 from distillation.writing import Draft, never_first
 from distillation.written import WrittenTweets
 from evaluation.huggingface import HuggingFace
-from evaluation.tracks import MODEL
 from model.causal_lm import CausalLM, has_gpt2_tokens
 from model.folder import load_folder
 from model.tokenizer import END, NUM_TOKENS
+from model.tracks import MODEL
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset
 from trainer.job import Objective, framed_ids, say
@@ -209,7 +209,7 @@ class PretrainedTeacher:
         spread[begins] = 0.0  # how frequent a token is says least about how tweets begin
         ids = real.vocabulary.id_of[torch.from_numpy(drawn.astype(np.int64))]
         targets = with_drawn(targets, ids, written.lacks(drawn), spread)
-        return Objective(dataset, soft_cross_entropy(targets.to(context.device), weight=weight))
+        return Objective(dataset, soft_cross_entropy(targets.to(context.device), weight=weight, normalised=False))
 
 
 def check_room(name: str, parameters: int, folder: Path) -> None:

@@ -18,13 +18,13 @@ from config.schema import UserError
 from distillation.runs import DistillContext, TrainingRun
 from distillation.teacher_cache import TeacherCache, cache_hidden_states
 from distillation.workers import train_all
-from evaluation.tracks import highest, origin
 from generate.copies import CopyCheck
 from generate.generate import generate
 from model.checkpoint import Bundle, load_bundle
 from model.device import precision
 from model.ensemble import Ensemble, Member
 from model.ngram import NGram, leave_one_out
+from model.tracks import highest, origin
 from trainer.batches import TweetDataset
 from trainer.job import NGRAM_ORDER, NGRAM_TOP_K, framed_ids
 from utils.preprocess import Tweet
@@ -72,7 +72,7 @@ class Teachers:
         return " + ".join([*names, f"{NGRAM_ORDER}-gram"] if self.ngram else names)
 
     def origin(self) -> tuple[str, list[str]]:
-        """The track of all of them together, and the outside models among them; see evaluation/tracks.py."""
+        """The track of all of them together, and the outside models among them; see model/tracks.py."""
         found = [origin(bundle) for group in self.groups for bundle in group.bundles]
         return highest(track for track, _ in found), sorted({model for _, models in found for model in models})
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distillation.recorded import Recorded
-from model.causal_lm import CausalLM
+from model.causal_lm import CausalLM, HubCache
 from model.tokenizer import END, Tokenizer
 
 SIDE_BY_SIDE = 256  # tweets that are written at the same time
@@ -58,15 +58,11 @@ def write_drafts(
         step: is called after each step with the number of tweets that are finished.
     """
     generator = torch.Generator().manual_seed(seed)
-    width, device = min(SIDE_BY_SIDE, count), model.wte.weight.device
+    width = min(SIDE_BY_SIDE, count)
     cache, drafts = model.new_cache(width), [Draft() for _ in range(count)]
     slots, begun = list(range(width)), width  # which draft each place holds
     while slots:
-        last = [drafts[number].ids[-1] if drafts[number].ids else END for number in slots]
-        logits = model.head(model.trunk(torch.tensor(last, device=device)[:, None], cache)[:, -1])
-        new = [place for place, number in enumerate(slots) if not drafts[number].ids]
-        if forbidden is not None and new:
-            logits[new] = logits[new].masked_fill(forbidden.to(device), -torch.inf)
+        logits = next_logits(model, cache, [drafts[number].ids for number in slots], forbidden)
         ids, expected = sample(logits, torch.rand(len(slots), generator=generator))
         finished = []
         for place, number in enumerate(slots):
@@ -86,6 +82,17 @@ def write_drafts(
             slots.pop()
         step(begun - len(slots))
     return drafts
+
+
+def next_logits(model: CausalLM, cache: HubCache, texts: list[list[int]], forbidden: Tensor | None) -> Tensor:
+    """Logits (B, 50257) of the token after each text, of which all but the last token is in the cache."""
+    device = model.wte.weight.device
+    last = torch.tensor([ids[-1] if ids else END for ids in texts], device=device)
+    logits = model.head(model.trunk(last[:, None], cache)[:, -1])
+    new = [place for place, ids in enumerate(texts) if not ids]
+    if forbidden is not None and new:
+        logits[new] = logits[new].masked_fill(forbidden.to(device), -torch.inf)
+    return logits
 
 
 def never_first(tokenizer: Tokenizer) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from config.schema import GenerateConfig, UserError
-from evaluation.tracks import MODEL
 from model.hub import load_hugging_face
+from model.tracks import MODEL
 from trainer.score import Scores
 from utils.preprocess import Tweet
 

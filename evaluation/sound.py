@@ -20,11 +20,11 @@ from evaluation.huggingface import HuggingFace
 from evaluation.judge import Judgement, fluency_gap, judge_lists, voice
 from evaluation.metrics import Written, spread
 from evaluation.other_texts import read_tweets
-from evaluation.tracks import MODEL
 from generate.copies import CopyCheck, normalise
 from model.device import precision
 from model.ngram import Floats, NGram
 from model.tokenizer import Tokenizer
+from model.tracks import MODEL
 from utils.kaggle import SAMPLE
 from utils.preprocess import Corpus, Tweet
 

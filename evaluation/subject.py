@@ -10,11 +10,11 @@ import torch
 
 from config.schema import GenerateConfig, PathsConfig, UserError
 from evaluation.huggingface import HuggingFace
-from evaluation.tracks import origin
 from generate.copies import CopyCheck
 from generate.generate import generate
 from model.folder import INFO_FILE, load_model
 from model.language_model import LanguageModel
+from model.tracks import origin
 from trainer.batches import TweetDataset
 from trainer.score import Scores, score
 from utils.preprocess import Corpus, Tweet
@@ -27,7 +27,7 @@ class Subject(Protocol):
         kind: "checkpoint" or "hugging_face".
         notes: what the reader of the figures should know.
         split_hash: of the split that it was trained on; None if unknown.
-        track: which texts and models it owes something to; see evaluation/tracks.py.
+        track: which texts and models it owes something to; see model/tracks.py.
         outside_models: names of models that it started from, or that taught it.
     """
 

@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.tracks import MODEL, TEXT, TWEETS
 from evaluation.verdict import percent, signed, with_digits
+from model.tracks import MODEL, TEXT, TWEETS
 
 SOUND_WORDS = (
     "Fluency gap: bits per byte under the judge, less those of validation tweets of the same lengths; 0 is right, "

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from config.schema import PathsConfig
-from evaluation.tracks import MODEL, origin
 from model.checkpoint import Bundle
 from model.tokenizer import END_TEXT
+from model.tracks import MODEL, origin
 
 Table = Iterable[tuple[str, str]]
 RECIPE = ["epochs", "batch_size", "learning_rate", "weight_decay"]

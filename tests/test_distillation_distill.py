@@ -20,11 +20,11 @@ from distillation.distill import distill, table_line
 from distillation.report import conclusions, print_table
 from distillation.runs import set_up
 from distillation.teachers import check_teachers, make_teachers, write_tweets
-from evaluation.tracks import TWEETS
 from generate.copies import CopyCheck
 from model.checkpoint import load_bundle, load_checkpoint
 from model.ensemble import Ensemble
 from model.ngram import NGram, to_vocabulary
+from model.tracks import TWEETS
 from tests.conftest import TINY
 from trainer.batches import Epoch, TweetDataset
 from trainer.job import framed_ids

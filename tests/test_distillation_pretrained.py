@@ -31,11 +31,11 @@ from distillation.pretrained import PretrainedTeacher, read_recorded
 from distillation.runs import set_up
 from distillation.writing import write_drafts
 from evaluation.subject import Checkpoint
-from evaluation.tracks import MODEL, TWEETS, origin
 from generate.copies import CopyCheck
 from model.checkpoint import load_bundle
 from model.folder import load_folder
 from model.tokenizer import END, load_tokenizer
+from model.tracks import MODEL, TWEETS, origin
 from tests.conftest import TINY
 from tests.tiny_peer import make_llama, make_model, make_peer
 from trainer.batches import Epoch

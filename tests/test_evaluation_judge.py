@@ -21,10 +21,10 @@ from evaluation.huggingface import HuggingFace
 from evaluation.judge import Judgement, fluency_gap, judge_lists, open_judge, voice
 from evaluation.sound import other_writer, reverse_ngram, shuffled
 from evaluation.tables import make_sections
-from evaluation.tracks import MODEL, TEXT, TWEETS, origin_of
 from model.checkpoint import Bundle, load_checkpoint, save_checkpoint
 from model.hub import smollm2_file
 from model.tokenizer import load_tokenizer
+from model.tracks import MODEL, TEXT, TWEETS, origin_of
 from tests.tiny_peer import make_model, make_peer
 from utils.preprocess import Corpus, Tweet, load_processed
 

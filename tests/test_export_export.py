@@ -21,12 +21,12 @@ from transformers.utils import logging
 
 from config.cli import run_command
 from config.schema import Config, UserError
-from evaluation.tracks import MODEL
 from export.export import export
 from export.stock import to_hugging_face, to_stock
 from generate.generate import generate
 from model.checkpoint import Bundle
 from model.tokenizer import END, END_TEXT, packaged_files
+from model.tracks import MODEL
 from tests.scrambled import full_vocabulary, scrambled
 from utils.preprocess import Corpus
 

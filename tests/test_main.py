@@ -289,7 +289,7 @@ def test_closed_streams(root: Path, tmp_path: Path) -> None:
     assert reading.stderr.startswith(b"error: standard input is closed") and reading.stderr.count(b"\n") == 1
 
 
-def test_what_is_printed_never_goes_into_a_file_of_ours(root: Path, tmp_path: Path) -> None:
+def test_what_is_printed_never_goes_into_a_file_of_ours(root: Path, sample_file: Path, tmp_path: Path) -> None:
     before = (root / "data" / "processed.txt").read_bytes()
-    done = run_in(f"$PY preprocess --data.path data/sample_tweets.csv --paths.root {tmp_path} <&- >&- 2>&-", root)
+    done = run_in(f"$PY preprocess --data.path {sample_file} --paths.root {tmp_path} <&- >&- 2>&-", root)
     assert done.returncode == 0 and (tmp_path / "data" / "processed.txt").read_bytes() == before

@@ -88,18 +88,17 @@ class SoftCrossEntropy(torch.autograd.Function):
         return result.scatter_add_(1, ids, -probs * scale), *[None] * 6
 
 
-def soft_cross_entropy(teacher: SoftTargets, *, weight: float | Tensor) -> Loss:
+def soft_cross_entropy(teacher: SoftTargets, *, weight: float | Tensor, normalised: bool = True) -> Loss:
     """(1 - weight) cross-entropy + weight KL(teacher || student), a mean over tokens.
 
-    The teacher's entropy is left out: it is a constant, so the gradient is the same. A teacher's target that does not
-    sum to 1 counts as much as it sums to.
+    The teacher's entropy is left out: it is a constant, so the gradient is the same.
 
     Args:
         weight: the same for all, or (N,) one for each position of the dataset.
+        normalised: whether each of the teacher's targets sums to 1. If not, it counts as much as it sums to.
     """
     shares = torch.as_tensor(weight, dtype=torch.float32, device=teacher.tail.device).expand(len(teacher))
     sums = teacher.probs.sum(-1) + teacher.tail
-    normalised = bool(((sums - 1.0).abs() < 1e-3).all())
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         soft, share = teacher.probs[index], shares[index]

@@ -7,11 +7,11 @@ import gradio as gr
 from markupsafe import Markup
 
 from config.schema import PathsConfig, UserError
-from evaluation.tracks import origin
 from generate.copies import RULES
 from inspection.page import model_summary
 from model.checkpoint import Bundle
 from model.language_model import LanguageModel
+from model.tracks import origin
 from model.transformer import GPT
 from utils.preprocess import load_processed
 from web.templates import figures_table, render, source_name
