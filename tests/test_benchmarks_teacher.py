@@ -105,8 +105,8 @@ def test_a_line_a_model_that_is_made_once(
     cells = [row.split("|") for row in capsys.readouterr().out.splitlines()[2:]]
     corpus = preprocess(parse("train", ["--paths.root", str(tmp_path), "--data.path", str(csv), *line[-2:]])[0])
     assert [row[3].strip() for row in cells] == [str(round(share * len(corpus.train))) for share in (0.2, 0.4)]
-    alone = measure_baselines(corpus.train, corpus.val, load_tokenizer())
-    assert all(float(row[4]) < alone.bits_per_byte["ngram"] + 0.05 for row in cells)
+    baselines = measure_baselines(corpus.train, corpus.val, load_tokenizer())
+    assert all(float(row[4]) < baselines.bits_per_byte["ngram"] + 0.05 for row in cells)
 
 
 def alone(seed: int) -> list[tuple[str, int, float]]:
