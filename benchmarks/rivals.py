@@ -16,6 +16,7 @@ from typing import Any
 
 NANOGPT_ROWS = 50_304  # GPT-2's tokens, up to the next multiple of 64: nanoGPT's default
 LLAMA_CPP = "llama.cpp"
+TRIES = 5  # of its program, which now and then ends well without a word where a run takes a hundredth of a second
 NEEDED = {  # what --peers names for each: a folder that holds a file, or a program
     "nanogpt": ("model.py", "make one with: git clone https://github.com/karpathy/nanoGPT"),
     LLAMA_CPP: ("", "build it with: cmake -B build && cmake --build build -t llama-batched-bench"),
@@ -59,10 +60,14 @@ def llama_cpp(program: Path, model: Path, *, prompt: int, batch: int, tokens: in
     flags = {"-m": model, "-c": prompt + batch * tokens, "-npp": prompt, "-ntg": tokens, "-npl": batch, "-t": threads}
     given = [str(word) for pair in flags.items() for word in pair]
     command = [str(program), *given, "-pps", "--output-format", "jsonl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
-        raise SystemExit(f"error: {' '.join(command)} failed: {' '.join(done.stderr.splitlines()[-3:])}")
+    for _ in range(TRIES):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        if lines or done.returncode:
+            break
+    if not lines:
+        told = " ".join(done.stderr.splitlines()[-3:])
+        raise SystemExit(f"error: {' '.join(command)} failed with {done.returncode}: {told}")
     return batch * tokens / float(json.loads(lines[-1])["t"])
 
 

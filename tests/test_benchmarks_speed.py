@@ -197,7 +197,7 @@ def test_a_llama_cpp_that_fails_gives_one_line(tmp_path: Path) -> None:
     program = tmp_path / "llama-batched-bench"
     program.write_text("#!/bin/sh\necho no such model >&2\nexit 1\n", encoding="utf-8")
     program.chmod(0o755)
-    with pytest.raises(SystemExit, match=r"^error: .*llama-batched-bench -m .* failed: no such model$"):
+    with pytest.raises(SystemExit, match=r"^error: .*llama-batched-bench -m .* failed with 1: no such model$"):
         rivals.llama_cpp(program, tmp_path / "x.gguf", prompt=1, batch=1, tokens=1, threads=1)
 
 
