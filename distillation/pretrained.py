@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from config.cli import parse
@@ -185,30 +184,25 @@ class PretrainedTeacher:
         counts = real + written * (written > 1)  # a third of the tokens was written once
         return Vocabulary.from_counts(context.config.model, context.tokenizer, counts)
 
-    def recorded_drafts(self, nothing: Recorded) -> tuple[Recorded, NDArray[np.uint16], NDArray[np.intp]]:
-        """What the teacher expected at all n places of what it wrote, the tokens (n,), and where each tweet begins."""
-        drawn = np.array([index for draft in self.drafts for index in draft.ids], np.uint16)
-        lengths = np.array([len(draft.ids) for draft in self.drafts], np.intp)
-        begins = lengths.cumsum() - lengths
-        found = Recorded.join([nothing, *(part for draft in self.drafts for part in draft.expected)])
-        return found.without(never_first(self.context.tokenizer).numpy(), begins), drawn, begins
-
     def objective(self, real: TweetDataset) -> Objective:
         """What the student learns: the real tweets and the written ones, with what the teacher expected of each."""
         context, settings = self.context, self.context.config.distill
         tweets = [*context.corpus.train, *(Tweet(draft.text(context.tokenizer), True) for draft in self.drafts)]
         dataset = TweetDataset.encode(tweets, context.tokenizer, real.vocabulary, context.config.model.block_size)
         before = read_recorded(self.recorded_file, real.num_predictions)
-        written, drawn, begins = self.recorded_drafts(nothing=Recorded(before.ids[:0], before.probs[:0]))
+        drawn = np.array([index for draft in self.drafts for index in draft.ids], np.uint16)
+        lengths = np.array([len(draft.ids) for draft in self.drafts], np.intp)
+        begins = lengths.cumsum() - lengths  # where each written tweet begins
+        expected = Recorded.join([before, *(part for draft in self.drafts for part in draft.expected)])
+        expected = expected.without(never_first(context.tokenizer).numpy(), len(before) + begins)
         weight = torch.full((dataset.num_predictions,), 1.0 if settings.sampled_soft else 0.0)
         known = torch.from_numpy(before.probs.astype(np.float32).sum(-1) > 0)
         weight[: len(before)] = settings.weight * known
-        base = spread_of(dataset.id_counts, real.vocabulary.end)
-        targets = Recorded.join([before, written]).targets(real.vocabulary, base)
+        targets = expected.targets(real.vocabulary, spread_of(dataset.id_counts, real.vocabulary.end))
         spread = torch.full((len(drawn),), SPREAD)
         spread[begins] = 0.0  # how frequent a token is says least about how tweets begin
         ids = real.vocabulary.id_of[torch.from_numpy(drawn.astype(np.int64))]
-        targets = with_drawn(targets, ids, written.lacks(drawn), spread)
+        targets = with_drawn(targets, ids, expected.lacks(drawn), spread)
         return Objective(dataset, soft_cross_entropy(targets.to(context.device), weight=weight, normalised=False))
 
 

@@ -59,8 +59,8 @@ class Recorded:
         return cls(np.concatenate([part.ids for part in parts]), np.concatenate([part.probs for part in parts]))
 
     def lacks(self, tokens: NDArray[np.uint16]) -> Tensor:
-        """Whether each place's token (n,) is one of the rest."""
-        return torch.from_numpy(~(self.ids == tokens[:, None]).any(-1))
+        """Whether each of `tokens` (n,), at the last n places, is one of the rest there."""
+        return torch.from_numpy(~(self.ids[len(self) - len(tokens) :] == tokens[:, None]).any(-1))
 
     def without(self, tokens: NDArray[np.bool_], places: NDArray[np.intp]) -> "Recorded":
         """The same, but that none of `tokens` (50257,) is expected at `places`: the others share its probability."""

@@ -132,7 +132,7 @@ def test_the_mean_target_of_all_draws_is_what_the_teacher_expects(
     one = kept.targets(vocabulary, base)
     count = len(likely)
     every = Recorded.join([kept] * (1 + count)).targets(vocabulary, base)  # before them a place of a real tweet
-    of_rest = Recorded.join([kept] * count).lacks(likely.numpy().astype("uint16"))
+    of_rest = Recorded.join([kept] * (1 + count)).lacks(likely.numpy().astype("uint16"))
     found = dense(
         with_drawn(every, vocabulary.id_of[likely], of_rest, torch.full((count,), share)), torch.arange(1 + count)
     )

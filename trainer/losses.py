@@ -98,13 +98,13 @@ def soft_cross_entropy(teacher: SoftTargets, *, weight: float | Tensor, normalis
         normalised: whether each of the teacher's targets sums to 1. If not, it counts as much as it sums to.
     """
     shares = torch.as_tensor(weight, dtype=torch.float32, device=teacher.tail.device).expand(len(teacher))
-    sums = teacher.probs.sum(-1) + teacher.tail
+    sums = None if normalised else teacher.probs.sum(-1) + teacher.tail
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         soft, share = teacher.probs[index], shares[index]
         ids = torch.cat([teacher.ids[index].long(), targets[:, None]], 1)
         probs = torch.cat([share[:, None] * soft, 1.0 - share[:, None]], 1)
-        tail, total = share * teacher.tail[index], None if normalised else 1.0 + share * (sums[index] - 1.0)
+        tail, total = share * teacher.tail[index], None if sums is None else 1.0 + share * (sums[index] - 1.0)
         found: tuple[Tensor, Tensor]
         target = ids, probs, tail, teacher.base, total
         found = SoftCrossEntropy.apply(logits, targets, *target)  # type: ignore[no-untyped-call]
