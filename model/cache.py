@@ -26,8 +26,8 @@ class Cache:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        shape = (n_layer, 2, batch_size, block_size, heads, head_size)
-        self.store = torch.zeros(shape, device=device, dtype=dtype)  # layer, key or value, B, S, H, D
+        shape = (n_layer, 2, batch_size, heads, block_size, head_size)
+        self.store = torch.zeros(shape, device=device, dtype=dtype)  # layer, key or value, B, H, S, D
         self.lengths = [0] * batch_size
 
     def keep(self, texts: list[int]) -> None:
@@ -43,14 +43,14 @@ class Cache:
             room[2] = max(total, 2 * here) - here
             self.store = torch.cat([self.store[:, :, :here], self.store.new_zeros(room)], dim=2)
         longest = max(other.lengths)
-        self.store[:, :, here:total, :longest] = other.store[:, :, : len(other.lengths), :longest]
+        self.store[:, :, here:total, :, :longest] = other.store[:, :, : len(other.lengths), :, :longest]
         self.lengths += other.lengths
 
     def drop(self, text: int) -> None:
         """Remove a text. The last text takes its place, so that only one text is copied."""
         length = self.lengths[-1]
         if text != len(self.lengths) - 1:
-            self.store[:, :, text, :length] = self.store[:, :, len(self.lengths) - 1, :length]
+            self.store[:, :, text, :, :length] = self.store[:, :, len(self.lengths) - 1, :, :length]
             self.lengths[text] = length
         self.lengths.pop()
 
@@ -62,14 +62,15 @@ class Cache:
         return lengths[:, None] + torch.arange(T, device=self.store.device)
 
     def append(self, layer: int, new: Tensor, positions: Tensor | None) -> Tensor:
-        """Write the keys and values (2, B, T, H, D) of new tokens; return all of this layer's, (2, B, S, H, D).
+        """Write the keys and values (2, B, H, T, D) of new tokens; return all of this layer's, (2, B, H, S, D).
 
         `positions` is what the method of that name returned.
         """
-        B, T = new.shape[1:3]
-        stored = self.store[layer, :, :B, : max(self.lengths) + T]
+        B, T = new.shape[1], new.shape[3]
+        stored = self.store[layer, :, :B, :, : max(self.lengths) + T]
         if positions is None:
-            stored[:, :, -T:] = new
+            stored[..., -T:, :] = new
         else:
-            stored[:, torch.arange(B, device=new.device)[:, None], positions] = new.to(stored.dtype)
+            text = torch.arange(B, device=new.device)[:, None]
+            stored[:, text, :, positions] = new.permute(1, 3, 0, 2, 4).to(stored.dtype)  # (B, T, 2, H, D)
         return stored

@@ -81,6 +81,23 @@ def test_logits_are_those_of_transformers(kind: str) -> None:
                     cache.lengths[place] = 0
 
 
+@torch.no_grad()
+def test_long_texts_find_room_in_the_cache_of_short_ones() -> None:
+    """Texts of 150, 3 and 70 tokens, read token by token, join one cache, the shortest first."""
+    theirs = LlamaForCausalLM(LlamaConfig(**{**SIZES, "max_position_embeddings": 256}, num_key_value_heads=2)).eval()
+    found, texts = CausalLM(theirs, "llama"), [torch.randint(NUM_TOKENS, (length,)) for length in (150, 3, 70)]
+    expected = [found(text[None])[0, -1] for text in texts]
+    cache = found.new_cache(0)
+    for text in sorted(texts, key=len):
+        own = found.new_cache(1)
+        for index in text[:-1]:
+            found(index.view(1, 1), own)
+        cache.join(own)
+    logits = found(torch.stack([text[-1:] for text in sorted(texts, key=len)]), cache)[:, 0]
+    for place, number in enumerate((1, 2, 0)):
+        torch.testing.assert_close(logits[place], expected[number], atol=1e-4, rtol=1e-4)
+
+
 def test_the_gradient_is_that_of_transformers() -> None:
     theirs, ids = tiny("llama").train(), torch.randint(NUM_TOKENS, (3, 8))
     found = CausalLM(copy.deepcopy(theirs), "llama").train()

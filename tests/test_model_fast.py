@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import model.fast
 from config.schema import Config
 from model.ensemble import Ensemble, Member
-from model.fast import FEW, Dropout, Writer, for_training, for_writing, product
+from model.fast import FEW, PACKED, Dropout, Product, Writer, for_training, for_writing, product
 from model.language_model import LanguageModel
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
@@ -74,16 +74,6 @@ def test_a_writer_gives_the_numbers_of_the_plain_model(
     assert all(torch.equal(weight, before[name]) for name, weight in gpt.state_dict().items())
 
 
-def test_a_writer_sees_the_weights_as_they_were(make: Callable[..., GPT]) -> None:
-    gpt = make()
-    writer, kept = for_writing(gpt), copy.deepcopy(gpt)
-    with torch.no_grad():
-        for block in gpt.h:
-            block.get_parameter("mlp.c_fc.weight").zero_()
-    where = torch.zeros(1, 0, dtype=torch.long), [0], torch.tensor([3])
-    torch.testing.assert_close(one_more(writer, *where)[0], one_more(kept, *where)[0], atol=1e-5, rtol=1e-5)
-
-
 def test_the_members_of_an_ensemble_become_writers_and_the_ensemble_stays(make: Callable[..., GPT]) -> None:
     vocabulary: Vocabulary = Vocabulary.full()
     gpt = make(vocab_size=vocabulary.vocab_size)
@@ -109,9 +99,28 @@ def test_a_product_equals_the_sum_over_the_inputs(
     monkeypatch.setattr(model.fast, "LARGE", 1)
     torch.manual_seed(0)
     x, weight, bias = torch.randn(*shape, 5), torch.randn(outputs, 5), torch.randn(outputs) if with_bias else None
-    truth = torch.einsum("...c,oc->...o", x.double(), weight.double()) + (0.0 if bias is None else bias.double())
+    truth = sum_over_inputs(x, weight, bias)
     for x_, weight_ in ((x, weight), (x.mT.contiguous().mT if x.dim() > 1 else x, weight.T.contiguous().T)):
         torch.testing.assert_close(product(x_, weight_, bias).double(), truth, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [2, 7, 60, 1300])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_product_of_any_number_of_rows_equals_it(cores: int, outputs: int, with_bias: bool) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(outputs, 48), torch.randn(outputs) if with_bias else None
+    for dtype, allowed in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):
+        multiply = Product(weight.to(dtype), None if bias is None else bias.to(dtype))
+        for rows in (0, 1, 2, PACKED - 1, PACKED, PACKED + 1, 16, 63, 64, 200):
+            x = torch.randn(2, rows, 48).to(dtype)
+            truth = sum_over_inputs(x, multiply.weight, multiply.bias)
+            for part in (0, 1):
+                torch.testing.assert_close(multiply(x[part]).double(), truth[part], atol=10 * allowed, rtol=allowed)
+            torch.testing.assert_close(multiply(x).double(), truth, atol=10 * allowed, rtol=allowed)
+
+
+def sum_over_inputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.einsum("...c,oc->...o", x.double(), weight.double()) + (0.0 if bias is None else bias.double())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
