@@ -10,9 +10,13 @@ vocabulary of 50,304 and random weights; it has no key-value cache. llama.cpp (i
 exported models as GGUF files, in float32 and q8_0. It is fed arbitrary tokens, so it neither draws nor decodes. Before
 anything is timed, the exported model's probabilities are compared with ours. Sides take turns; median of 5. Prints a
 Markdown table and one line of JSON.
+
+The limit of a side with float32 weights: a step, which is one token of each text, can't be faster than this machine
+reads the weights that take part in it, nor than it multiplies them with the texts at its best (benchmarks/limits.py).
 """
 
 import argparse
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,20 +27,22 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.rivals import LLAMA_CPP, llama_cpp, nanogpt, peers_of
+from benchmarks import limits
+from benchmarks.rivals import LLAMA_CPP, NANOGPT_ROWS, llama_cpp, nanogpt, peers_of
 from benchmarks.timing import REPEATS, choose, clock, show, spread, table, take_turns, times
 from config.cli import parse
-from config.schema import Config
+from config.schema import Config, ModelConfig
 from export.export import export
 from generate.generate import generate
 from model.checkpoint import Bundle
-from model.tokenizer import END, load_tokenizer
+from model.tokenizer import END, NUM_TOKENS, load_tokenizer
 from model.transformer import GPT
 from model.vocabulary import Vocabulary
 from utils.preprocess import preprocess
 
 PROMPT = "The first people on Mars"
 NEVER = -60.0  # output bias of the end mark: e^-60 is never drawn, and small enough to stay exact when it is folded in
+NANOGPT = "nanoGPT"
 OURS, FULL, ROWS = "ours", "transformers, all 50,257 tokens", "transformers, exported with the model's vocabulary"
 EXPORTS: dict[str, Literal["full", "rows"]] = {FULL: "full", ROWS: "rows"}
 QUANTIZED: tuple[Literal["f32", "q8_0"], ...] = ("f32", "q8_0")  # GGUF files for llama.cpp
@@ -178,7 +184,7 @@ def measure(
     """Tokens a second of every side at this shape, by batch."""
     shape, device = bundle.config.model, bundle.model.wte.weight.device
     stocks = exported(bundle, folder) if "transformers" in peers else {}
-    found: dict[str, Any] = {"rows": bundle.vocabulary.vocab_size, "speeds": {}}
+    found: dict[str, Any] = {"rows": bundle.vocabulary.vocab_size, "speeds": {}, "limits": {}}
     if stocks:
         found["log_probability_difference"] = difference(bundle, stocks[FULL][0])
         assert found["log_probability_difference"] < 1e-3, "the exported model is another one"
@@ -189,11 +195,32 @@ def measure(
         if checkout := peers.get("nanogpt"):
             sizes = {"n_layer": shape.n_layer, "n_head": shape.n_head, "n_embd": shape.n_embd}
             model = nanogpt(checkout, **sizes, block_size=shape.block_size, dropout=0.0).to(device).eval()
-            sides["nanoGPT"] = nanogpt_side(model, bundle, batch=batch, tokens=tokens)
+            sides[NANOGPT] = nanogpt_side(model, bundle, batch=batch, tokens=tokens)
         if program := peers.get(LLAMA_CPP):
             sides |= llama_cpp_sides(bundle, program, folder, batch=batch, tokens=tokens)
         found["speeds"][str(batch)] = take_turns(sides, repeats=repeats)
+        found["limits"][str(batch)] = {
+            name: limit(shape, rows, batch=batch, device=device)
+            for name in sides
+            if (rows := rows_in_float32(name, bundle.vocabulary.vocab_size))
+        }
     return found
+
+
+def rows_in_float32(side: str, own: int) -> int:
+    """The rows of a side's head, of which ours has `own`; 0 if its weights are not float32."""
+    if side == NANOGPT:
+        return NANOGPT_ROWS
+    return 0 if "q8_0" in side else NUM_TOKENS if f"{NUM_TOKENS:,}" in side else own
+
+
+def limit(shape: ModelConfig, rows: int, *, batch: int, device: torch.device, seconds: float = 0.1) -> float:
+    """Tokens a second that no model of this shape and number of rows exceeds on this machine in float32."""
+    weights = 12 * shape.n_layer * shape.n_embd**2 + rows * shape.n_embd
+    size = limits.SQUARES[device.type][-1]
+    multiply = limits.product(size, size, size, device, torch.float32, seconds=seconds)
+    read = 4e-9 * weights / limits.reading(weights, device, seconds=seconds)
+    return batch / max(read, 2e-9 * weights * batch / multiply)
 
 
 def rows_of(shape: str, found: dict[str, Any]) -> list[list[str]]:
@@ -203,7 +230,9 @@ def rows_of(shape: str, found: dict[str, Any]) -> list[list[str]]:
         for name, values in speeds.items():
             ratio = "" if name == OURS else f"{times(speeds[OURS], values):.1f}"
             title = f"{OURS}, {found['rows']:,} ids" if name == OURS else name
-            rows.append([f"{shape}, {batch} at once: {title}", spread(values), ratio])
+            highest = found["limits"][batch].get(name)
+            share = f"{statistics.median(values) / highest:.0%}" if highest else ""
+            rows.append([f"{shape}, {batch} at once: {title}", spread(values), ratio, share])
     return rows
 
 
@@ -228,7 +257,12 @@ def main() -> None:
             found = measure(bundle, peers, Path(folder), batches=options.batches, tokens=options.tokens)
         rows += rows_of(shape, found)
         everything[shape] = found
-    header = ["texts of one prompt", "tokens a second (lowest to highest of 5)", "ours is faster, times"]
+    header = [
+        "texts of one prompt",
+        "tokens a second (lowest to highest of 5)",
+        "ours is faster, times",
+        "of the limit",
+    ]
     show(table(header, rows), {"tokens": options.tokens, "shapes": everything}, device)
 
 

@@ -82,6 +82,12 @@ def measure_step(device: torch.device, *, seconds: float = 0.1) -> dict[str, flo
     return found
 
 
+def reading(numbers: int, device: torch.device, *, seconds: float) -> float:
+    """GB/s of reading so many float32 numbers again and again: from a cache, if they fit one."""
+    source = torch.ones(numbers, device=device)
+    return 4e-9 * numbers / best(source.sum, device, seconds=seconds)
+
+
 def kernel(device: torch.device, *, seconds: float) -> float:
     """Microseconds of an operation on so few numbers that only calling it takes time."""
     a, b = torch.ones(64, device=device), torch.ones(64, device=device)

@@ -136,6 +136,16 @@ def test_limits(small_limits: None, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert all(value > 0 for by in json.loads(lines[-1])["limits"].values() for value in by.values())
 
 
+def test_the_limit_of_a_step_is_reading_or_multiplying(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "product", lambda *_, **__: 50.0)  # GFLOP/s
+    monkeypatch.setattr(limits, "reading", lambda *_, **__: 10.0)  # GB/s
+    shape = parse("train", ["--model.n_layer", "2", "--model.n_embd", "64"])[0].model
+    weights = 12 * 2 * 64 * 64 + 1000 * 64
+    one = generate_speed.limit(shape, 1000, batch=1, device=CPU)
+    many = generate_speed.limit(shape, 1000, batch=64, device=CPU)
+    assert one == pytest.approx(1 / (4 * weights / 10e9)) and many == pytest.approx(50e9 / (2 * weights))
+
+
 @pytest.mark.usefixtures("small_limits")
 def test_train_speed(
     few: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -169,6 +179,7 @@ def test_train_speed(
             assert speed * seconds == pytest.approx(shape["tokens_of_an_epoch"])
 
 
+@pytest.mark.usefixtures("small_limits")
 def test_generate_speed(
     few: Path, checkout: Path, bench: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +201,9 @@ def test_generate_speed(
         names += [f"llama.cpp, {numbers}, {told}" for numbers in ("f32", "q8_0")]
     assert [row[0] for row in rows] == [f"{SHAPE}, 2 at once: {name}" for name in names]
     assert rows[0][2] == "" and all(float(row[2]) > 0 for row in rows[1:])
+    for row, name in zip(rows, [generate_speed.OURS, *names[1:]], strict=True):
+        of_limit = found["speeds"]["2"][name][0] / found["limits"]["2"].get(name, torch.inf)
+        assert ("q8_0" in name) == (row[3] == "") and of_limit <= 1
     assert all(row[1] == "100 (100 to 100)" for row in rows[4:])
 
 
