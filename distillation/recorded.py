@@ -54,6 +54,13 @@ class Recorded:
         return cls(ids.cpu().numpy().astype(np.uint16), probs.cpu().numpy().astype(np.float16))
 
     @classmethod
+    def certain(cls, token: int) -> "Recorded":
+        """One place, at which only this token is expected."""
+        ids, probs = np.full((1, TOP_K), END, np.uint16), np.zeros((1, TOP_K), np.float16)
+        ids[0, 0], probs[0, 0] = token, 1.0
+        return cls(ids, probs)
+
+    @classmethod
     def join(cls, parts: Sequence["Recorded"]) -> "Recorded":
         """The places of all parts, one after another."""
         return cls(np.concatenate([part.ids for part in parts]), np.concatenate([part.probs for part in parts]))

@@ -4,6 +4,7 @@ Many tweets are written side by side. A place where a tweet ends is taken by the
 cache becomes 0, and it begins with the end mark. So nothing is copied, and the products of matrices stay large.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -39,6 +40,24 @@ class Draft:
     def text(self, tokenizer: Tokenizer) -> str:
         """The text, without the end mark."""
         return tokenizer.decode(index for index in self.ids if index != END)
+
+
+def respelt(draft: Draft, tokenizer: Tokenizer) -> Draft:
+    """The draft in the tokens in which GPT-2's tokenizer splits its text; some words the teacher spells in others.
+
+    What it expected is kept where one of its own tokens begins as well; elsewhere the token that is read is expected.
+    """
+    ids = tokenizer.encode(draft.text(tokenizer)) + ([END] if draft.ended else [])
+    if ids == draft.ids:
+        return draft
+    known = dict(zip(offsets(draft.ids, tokenizer), draft.expected, strict=True))
+    places = zip(ids, offsets(ids, tokenizer), strict=True)
+    return Draft(ids, [known[offset] if offset in known else Recorded.certain(index) for index, offset in places])
+
+
+def offsets(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    """The byte at which each token begins."""
+    return list(itertools.accumulate((len(tokenizer.token_bytes[index]) for index in ids[:-1]), initial=0))
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ import numpy as np
 from config.schema import UserError
 from distillation.recorded import Recorded
 from distillation.runs import INTERRUPTED, DistillContext
-from distillation.writing import Draft, never_first, write_drafts
+from distillation.writing import Draft, never_first, respelt, write_drafts
 from generate.copies import CopyCheck
 from model.causal_lm import CausalLM
 from model.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ class WrittenTweets:
                     break
                 path = self.path(number)
                 shard = read_shard(path) if path.is_file() else self.write(number, model(), len(found), signals)
-                found += [draft for draft in shard if usable(draft)]
+                found += [respelt(draft, self.context.tokenizer) for draft in shard if usable(draft)]
                 tried += len(shard)
                 if len(found) < (1.0 - MOST_USELESS) * tried:
                     raise UserError(
@@ -160,8 +160,7 @@ def read_shard(path: Path) -> list[Draft]:
 class Usable:
     """Whether a student should read a tweet that a teacher wrote.
 
-    It should have ended, with a letter or another sign in it, be no copy of a real tweet, and be split into the tokens
-    that the teacher wrote: what it expected is known for these places only.
+    It should have ended, with a letter or another sign in it, and be no copy of a real tweet.
     """
 
     def __init__(self, context: DistillContext) -> None:
@@ -172,7 +171,5 @@ class Usable:
     def __call__(self, draft: Draft) -> bool:
         text = draft.text(self.tokenizer)
         if not draft.ended or not text or text != text.strip() or "\ufffd" in text:
-            return False
-        if self.tokenizer.encode(text) != draft.ids[:-1]:
             return False
         return not (self.train.is_copy(text) or self.val.exact(text))

@@ -11,10 +11,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from config.cli import parse
 from distillation import recorded, writing
 from distillation.recorded import TOP_K, Recorded, spread_of, with_drawn
-from distillation.writing import never_first, write_drafts
+from distillation.writing import Draft, never_first, respelt, write_drafts
 from model.causal_lm import CausalLM
 from model.soft_targets import dense
-from model.tokenizer import END, NUM_TOKENS, load_tokenizer
+from model.tokenizer import END, NUM_TOKENS, Tokenizer, load_tokenizer
 from model.vocabulary import Vocabulary
 
 
@@ -69,6 +69,30 @@ def test_every_draft_is_what_the_model_writes_alone(teacher: CausalLM, monkeypat
             assert len(top - set(ids.tolist())) <= 1  # equal ones may change places
     again = write_drafts(teacher, 23, max_new_tokens=12, seed=1)
     assert [draft.ids for draft in again] == [draft.ids for draft in drafts]
+
+
+def test_a_text_is_read_in_the_tokens_of_gpt2() -> None:
+    """A word that was written in other tokens: what was expected where one of them begins is kept."""
+    tokenizer = load_tokenizer()
+    pieces = ["See", " Ber", "ks", "hire", " now", ".", " It", " is 5", "36", "9", "!"]
+    written = [index for piece in pieces for index in tokenizer.encode(piece)] + [END]
+    expected = [Recorded.certain(1000 + place) for place in range(len(written))]
+    found = respelt(Draft(written, expected), tokenizer)
+    text = "See Berkshire now. It is 5369!"
+    assert found.text(tokenizer) == text and found.ids == [*tokenizer.encode(text), END] != written
+    begins = dict(zip(byte_places(written, tokenizer), range(len(written)), strict=True))
+    kept = 0
+    for index, start, record in zip(found.ids, byte_places(found.ids, tokenizer), found.expected, strict=True):
+        token, probability = int(record.ids[0, 0]), float(record.probs.sum())
+        assert probability == 1.0 and token == (1000 + begins[start] if start in begins else index)
+        kept += start in begins
+    assert 5 < kept <= len(found.ids)
+    unended = Draft(tokenizer.encode("Mars is"), expected[:2])
+    assert respelt(unended, tokenizer) is unended
+
+
+def byte_places(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    return [len(tokenizer.decode(ids[:count]).encode()) for count in range(len(ids))]
 
 
 def test_tokens_are_drawn_as_often_as_they_are_expected(teacher: CausalLM) -> None:
