@@ -50,12 +50,15 @@ def respelt(draft: Draft, tokenizer: Tokenizer) -> Draft:
     ids = tokenizer.encode(draft.text(tokenizer)) + ([END] if draft.ended else [])
     if ids == draft.ids:
         return draft
-    known = dict(zip(offsets(draft.ids, tokenizer), draft.expected, strict=True))
-    places = zip(ids, offsets(ids, tokenizer), strict=True)
-    return Draft(ids, [known[offset] if offset in known else Recorded.certain(index) for index, offset in places])
+    expected, new = Recorded.join(draft.expected), Draft(ids)
+    place_of = {byte: place for place, byte in enumerate(begins(draft.ids, tokenizer))}
+    for index, byte in zip(ids, begins(ids, tokenizer), strict=True):
+        place = place_of.get(byte)
+        new.expected.append(Recorded.certain(index) if place is None else expected.at(place))
+    return new
 
 
-def offsets(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+def begins(ids: list[int], tokenizer: Tokenizer) -> list[int]:
     """The byte at which each token begins."""
     return list(itertools.accumulate((len(tokenizer.token_bytes[index]) for index in ids[:-1]), initial=0))
 

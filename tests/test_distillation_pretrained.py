@@ -77,6 +77,7 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(written, "SHARD", 128)
 
 
+@pytest.mark.slow
 def test_from_a_pretrained_model_to_a_student(
     world: Corpus, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

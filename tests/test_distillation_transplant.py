@@ -99,6 +99,7 @@ def test_digits_are_neither_suppressed_nor_counted_several_times(teacher: tuple[
         assert float(part) == pytest.approx(count / sum(shares.values()), abs=0.08), number
 
 
+@pytest.mark.slow
 def test_fine_tuning_corrects_the_rest(teacher: tuple[Any, PreTrainedTokenizerFast]) -> None:
     """After a short training every probability is the world's, also within "$44B" and "10%"."""
     found, ours = carried_over(teacher, counted=True).train(), load_tokenizer()

@@ -201,9 +201,14 @@ def brightness(colour: str) -> float:
     return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    "width,scheme",
+    [(1280, "light"), (390, "dark"), pytest.param(1280, "dark", marks=SLOW), pytest.param(390, "light", marks=SLOW)],
+)
 def test_it_can_be_read_on_any_screen_and_loads_nothing(
     browser: Browser, tmp_path: Path, scheme: Any, width: int
 ) -> None:

@@ -294,7 +294,7 @@ def test_the_data_and_what_it_is(visit: Callable[..., Page], config: Config, add
     assert icon.ok and icon.headers["content-type"].startswith("image/svg")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_a_phone_never_scrolls_sideways(visit: Callable[..., Page], scheme: str) -> None:
     page = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, color_scheme=scheme)
     page.get_by_role("button", name="Write", exact=True).tap()

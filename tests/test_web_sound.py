@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from config.cli import parse
 from config.schema import Config
 from evaluation.evaluate import evaluate, write_json
@@ -12,6 +14,7 @@ from utils.preprocess import load_processed
 from web.tab_training import evaluation_view
 
 
+@pytest.mark.slow
 def test_what_the_judge_found_stands_beside_the_evaluation(trained: tuple[Config, Bundle], tmp_path: Path) -> None:
     make_peer(tmp_path / "judge", n_positions=128)
     texts = [f"The {a} and the {b} waited." for a in "abcdef" for b in "ghijk"]
