@@ -7,7 +7,7 @@ students have seeds. So have the same model without a teacher (control) and the 
 and --out already hold is not made again, so the command can be stopped and continued. A line that has no fluency gap
 yet gets it when --judge is given.
 
---out gets a line a model: who, track, split, seed, size, parameters, sampled, epochs, bits_per_byte, fluency_gap (with
+--out gets a line a model: who, track, split, seed, size, parameters, sampled, passes, bits_per_byte, fluency_gap (with
 --judge, a model that taught nobody here), stop_rate, exact_copies, tokens_per_second, seconds, nats and num_bytes (of
 each validation tweet). Flags after `--` go to `distill`.
 """
@@ -50,7 +50,16 @@ NAMES = {
 JUDGED = 500  # tweets of each model at temperature 1
 KEPT = ["track", "parameters", "bits_per_byte", "tokens_per_second", "stop_rate", "exact_copies"]
 KEPT += ["ngram8_in_train", "real_ngram8_in_train"]
-HEADS = ["model", "written for each real one", "track", "parameters", "runs", "bits per byte", "less than `train`"]
+HEADS = [
+    "model",
+    "written for each real one",
+    "passes",
+    "track",
+    "parameters",
+    "runs",
+    "bits per byte",
+    "less than `train`",
+]
 HEADS += ["fluency gap", "ended", "copies", "tokens a second"]
 
 
@@ -86,6 +95,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
         started, load = time.perf_counter(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         context, found, nats = make()
         kept = {name: found.get(name) for name in KEPT}
+        kept["passes"] = context.config.distill.student_epochs if key["who"] == STUDENT else None
         seconds = {"seconds": time.perf_counter() - started, "load": load}
         line = {**key, **kept, "fluency_gap": None, **seconds, "nats": np.round(nats, 4).tolist()}
         done.append({**line, "num_bytes": context.dataset("val").num_bytes.tolist()})
@@ -201,13 +211,17 @@ def gap_of(
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """The Markdown table: means over the runs of each model, with the standard deviation of the bits per byte."""
-    kinds = sorted({(line["who"], line["sampled"], line.get("size", "")) for line in lines}, key=lambda kind: str(kind))
     rows = []
-    for who, sampled, size in kinds:
-        runs = [line for line in lines if (line["who"], line["sampled"], line.get("size", "")) == (who, sampled, size)]
+    for who, size, sampled, passes in sorted({kind_of(line) for line in lines}):
+        runs = [line for line in lines if kind_of(line) == (who, size, sampled, passes)]
         bits = np.array([run["bits_per_byte"] for run in runs])
         row = [f"{NAMES[who]} {size.replace('x', ' x ')}".strip(), f"{sampled:g}" if who == STUDENT else ""]
-        row += [runs[0]["track"], f"{np.mean([run['parameters'] for run in runs]) / 1e6:.1f} M", str(len(runs))]
+        row += [
+            str(passes or ""),
+            runs[0]["track"],
+            f"{np.mean([run['parameters'] for run in runs]) / 1e6:.1f} M",
+            str(len(runs)),
+        ]
         row += [
             f"{bits.mean():.3f}" + (f" ± {bits.std(ddof=1):.3f}" if len(bits) > 1 else ""),
             against_usual(runs, lines),
@@ -215,6 +229,11 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
         row += [mean_of(runs, "fluency_gap", "+.2f"), mean_of(runs, "stop_rate", ".1%")]
         rows.append([*row, mean_of(runs, "exact_copies", ".1%"), mean_of(runs, "tokens_per_second", ",.0f")])
     return as_table(HEADS, rows)
+
+
+def kind_of(line: dict[str, Any]) -> tuple[str, str, float, int]:
+    """Who it is, its size, the written tweets for each real one, and the passes of a student: a row of the table."""
+    return line["who"], line.get("size", ""), line["sampled"], line.get("passes") or 0
 
 
 def mean_of(runs: Sequence[dict[str, Any]], key: str, form: str) -> str:

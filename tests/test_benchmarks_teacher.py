@@ -91,6 +91,7 @@ def test_a_line_a_model(made: Made) -> None:
     }
     rows = [row for row in made.table.splitlines() if row.startswith("| student")]
     assert len(rows) == 2 and all(f"{means[name]:.3f} ±" in row for name, row in zip((0.2, 0.4), rows, strict=True))
+    assert [row.split(" | ")[1:3] for row in rows] == [["0.2", "1"], ["0.4", "1"]]
     student = Checkpoint(next((made.folder / "root").rglob("student.pth")), torch.device("cpu"))
     assert student.outside_models == [str(made.folder / "llama")]
 
