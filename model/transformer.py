@@ -43,10 +43,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, *, cache: Cache | None, positions: Tensor | None, mask: Tensor | None) -> Tensor:
         B, T, C = x.shape
-        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # each (B, H, T, D)
+        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)  # each (B, T, H, D)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, T, D)
         if cache is not None:
-            k, v = cache.append(self.layer, qkv[1:], positions)  # (B, H, S, D)
+            k, v = cache.append(self.layer, torch.stack((k, v)), positions)  # (B, H, S, D)
         y = self.dot_product(q, k, v, mask, cache is None)
         out: Tensor = self.c_proj(y.transpose(1, 2).reshape(B, T, C))
         return out
