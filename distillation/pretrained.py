@@ -37,7 +37,8 @@ from utils.memory import memory
 from utils.preprocess import Tweet
 
 FEW_TWEETS = 2000  # with fewer training tweets, two passes are better than one
-BYTES_A_PARAMETER = 28  # fine-tuning: weights, gradient, two moments, a copy to validate, and bfloat16 for products
+BYTES_A_PARAMETER = 30  # fine-tuning: weights, gradient, two moments, a copy to validate, and bfloat16 for products
+BYTES_OF_A_BATCH = 2_700_000_000  # logits and activations of 32 tweets, as measured: 7.6 GB in all for SmolLM2
 DISK_BYTES_A_PARAMETER = 20  # the state of the training, the best model so far, and the folder
 
 
@@ -212,7 +213,7 @@ def check_room(name: str, parameters: int, folder: Path) -> None:
     Raises:
         UserError: it is.
     """
-    needed, (total, free) = BYTES_A_PARAMETER * parameters, memory()
+    needed, (total, free) = BYTES_A_PARAMETER * parameters + BYTES_OF_A_BATCH, memory()
     if (there := free or total) and there < needed:
         raise UserError(
             f"distill.teacher {name}: to fine-tune {parameters:,} parameters takes {needed / 1e9:.0f} GB of memory, "
