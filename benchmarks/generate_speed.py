@@ -185,7 +185,7 @@ def measure(
     """Tokens a second of every side at this shape, by batch."""
     shape, device = bundle.config.model, bundle.model.wte.weight.device
     stocks = exported(bundle, folder) if "transformers" in peers else {}
-    found: dict[str, Any] = {"rows": bundle.vocabulary.vocab_size, "speeds": {}, "limits": {}}
+    found: dict[str, Any] = {"rows": bundle.vocabulary.vocab_size, "speeds": {}}
     if stocks:
         found["log_probability_difference"] = difference(bundle, stocks[FULL][0])
         assert found["log_probability_difference"] < 1e-3, "the exported model is another one"
@@ -200,27 +200,25 @@ def measure(
         if program := peers.get(LLAMA_CPP):
             sides |= llama_cpp_sides(bundle, program, folder, batch=batch, tokens=tokens)
         found["speeds"][str(batch)] = take_turns(sides, repeats=repeats)
-        found["limits"][str(batch)] = {
-            name: limit(shape, rows_of_head(name, bundle.vocabulary.vocab_size), batch=batch, device=device)
-            for name in sides
-        }
     return found
 
 
-def rows_of_head(side: str, own: int) -> int:
-    """The rows of a side's head, of which ours has `own`."""
-    if side == NANOGPT:
-        return NANOGPT_ROWS
-    return NUM_TOKENS if f"{NUM_TOKENS:,}" in side else own
-
-
-def limit(shape: ModelConfig, rows: int, *, batch: int, device: torch.device, seconds: float = 0.1) -> float:
-    """Tokens a second that no model of this shape and number of rows exceeds on this machine in float32."""
-    weights = 12 * shape.n_layer * shape.n_embd**2 + rows * shape.n_embd
-    size = limits.SQUARES[device.type][-1]
-    multiply = limits.product(size, size, size, device, torch.float32, seconds=seconds)
-    read = 4e-9 * weights / limits.reading(weights, device, seconds=seconds)
-    return batch / max(read, 2e-9 * weights * batch / multiply)
+def highest(
+    shape: ModelConfig, found: dict[str, Any], device: torch.device, *, gflops: float
+) -> dict[str, dict[str, float]]:
+    """The limit of each side in tokens a second, by batch: what reading its weights and `gflops` allow."""
+    own, limit = found["rows"], dict[str, dict[str, float]]()
+    weights = {
+        rows: 12 * shape.n_layer * shape.n_embd**2 + rows * shape.n_embd for rows in (own, NUM_TOKENS, NANOGPT_ROWS)
+    }
+    read = {rows: 4e-9 * count / limits.reading(count, device, seconds=0.1) for rows, count in weights.items()}
+    for batch, speeds in found["speeds"].items():
+        limit[batch] = {}
+        for side in speeds:
+            rows = NANOGPT_ROWS if side == NANOGPT else NUM_TOKENS if f"{NUM_TOKENS:,}" in side else own
+            multiply = 2e-9 * weights[rows] * int(batch) / gflops
+            limit[batch][side] = int(batch) / max(read[rows], multiply)
+    return limit
 
 
 def rows_of(shape: str, found: dict[str, Any]) -> list[list[str]]:
@@ -249,11 +247,12 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device, peers = choose(options.device), peers_of(options.peers)
-    rows, everything = [], {}
+    rows, everything, gflops = [], {}, limits.measure(device)["fp32"]
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as folder:
             bundle = untrained(settings(options.csv, Path(folder), shape=shape, device=device), device)
             found = measure(bundle, peers, Path(folder), batches=options.batches, tokens=options.tokens)
+        found["limits"] = highest(bundle.config.model, found, device, gflops=gflops)
         rows += rows_of(shape, found)
         everything[shape] = found
     header = [

@@ -137,13 +137,15 @@ def test_limits(small_limits: None, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_the_limit_of_a_step_is_reading_or_multiplying(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "product", lambda *_, **__: 50.0)  # GFLOP/s
     monkeypatch.setattr(limits, "reading", lambda *_, **__: 10.0)  # GB/s
     shape = parse("train", ["--model.n_layer", "2", "--model.n_embd", "64"])[0].model
-    weights = 12 * 2 * 64 * 64 + 1000 * 64
-    one = generate_speed.limit(shape, 1000, batch=1, device=CPU)
-    many = generate_speed.limit(shape, 1000, batch=64, device=CPU)
-    assert one == pytest.approx(1 / (4 * weights / 10e9)) and many == pytest.approx(50e9 / (2 * weights))
+    ours, full = generate_speed.OURS, generate_speed.FULL
+    found = {"rows": 1000, "speeds": {"1": {ours: [1.0], full: [1.0]}, "64": {ours: [1.0], full: [1.0]}}}
+    limit = generate_speed.highest(shape, found, CPU, gflops=50.0)
+    for side, rows in ((ours, 1000), (full, 50_257)):
+        weights = 12 * 2 * 64 * 64 + rows * 64
+        assert limit["1"][side] == pytest.approx(1 / (4 * weights / 10e9))
+        assert limit["64"][side] == pytest.approx(50e9 / (2 * weights))
 
 
 @pytest.mark.usefixtures("small_limits")
