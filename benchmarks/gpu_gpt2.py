@@ -34,7 +34,7 @@ from benchmarks.train_speed import Side, flops_per_token
 from config.schema import Config
 from model.device import compile_blocks
 from model.transformer import GPT
-from trainer.optim import make_optimizer
+from trainer.optim import Optimizer, make_optimizer
 from utils.preprocess import Corpus, Tweet
 
 # GPT-2's recipe, for a model with GPT-2's parameters and no others.
@@ -188,9 +188,7 @@ class Gpt2:
 
         return self.side(model, optimizer, loss_of, rows)
 
-    def side(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable[[Tensor], Tensor], rows: int
-    ) -> Side:
+    def side(self, model: nn.Module, optimizer: Optimizer, loss_of: Callable[[Tensor], Tensor], rows: int) -> Side:
         """The inner loop: loss in bfloat16, gradient, clipping, AdamW."""
         torch.set_float32_matmul_precision("high")  # as nanoGPT's train.py and our Trainer do
         device, parameters = self.device, list(model.parameters())

@@ -181,6 +181,7 @@ class TrainConfig:
     final_lr_fraction: float
     warmup_fraction: float
     weight_decay: float
+    muon: float
     beta1: float
     beta2: float
     grad_clip: float
@@ -201,7 +202,8 @@ class TrainConfig:
         require(fits, "train.accumulate", self.accumulate, f"give at most train.batch_size ({self.batch_size})")
         require(self.learning_rate > 0, "train.learning_rate", self.learning_rate, "give a positive rate")
         require(self.grad_clip > 0, "train.grad_clip", self.grad_clip, "give a positive norm")
-        require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "give 0 or more")
+        for name in ("weight_decay", "muon"):
+            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "give 0 or more")
         for name in ("final_lr_fraction", "warmup_fraction", "unk_replacement", "ngram_weight"):
             value = getattr(self, name)
             require(0.0 <= value <= 1.0, f"train.{name}", value, "give a share from 0 to 1")
@@ -292,6 +294,7 @@ class DistillConfig:
     workers: int
     epochs: int | None
     batch_size: int | None
+    muon: float | None
     generations: int
     finetune_epochs: int | None
     finetune_learning_rate: float
@@ -322,6 +325,13 @@ class DistillConfig:
         """`batch_size`, or what suits the number of epochs."""
         return self.batch_size or (32 if self.pretrained else 16)
 
+    @property
+    def student_muon(self) -> float:
+        """`muon`, or what suits the teacher: a few passes over much text are too short for AdamW."""
+        if self.muon is not None:
+            return self.muon
+        return 4.0 if self.pretrained else 0.0
+
     def __post_init__(self) -> None:
         once = len(set(self.teachers)) == len(self.teachers) > 0 and all(self.teachers)
         kinds = "give auto, a pretrained model, or a list of ensemble, chain, ngram and checkpoints (.pth), each once"
@@ -337,6 +347,7 @@ class DistillConfig:
         for name in ("epochs", "batch_size", "finetune_epochs"):
             given = getattr(self, name)
             require(given is None or given >= 1, f"distill.{name}", given, "give 1 or more, or null")
+        require(self.muon is None or self.muon >= 0, "distill.muon", self.muon, "give 0 or more, or null")
         require(self.workers >= 0, "distill.workers", self.workers, "give 0 (as many as fit), or 1 or more")
         fits = self.generations == 1 or "chain" in self.teachers
         require(fits, "distill.generations", self.generations, "give 1, or chain among --distill.teacher")

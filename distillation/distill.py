@@ -101,6 +101,7 @@ def train_student(
         ngram_weight=0.0,
         epochs=settings.student_epochs,
         batch_size=settings.student_batch_size,
+        muon=settings.student_muon,
         output_dropout=settings.dropout,
     )
     own = replace(config, train=recipe, model=replace(config.model, dropout=settings.dropout))

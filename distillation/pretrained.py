@@ -32,10 +32,12 @@ from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset
 from trainer.job import Objective, framed_ids, say
 from trainer.losses import Loss, cross_entropy, soft_cross_entropy
+from trainer.teacher_vectors import principal_components
 from trainer.tokens import Tokens
 from utils.memory import memory
 from utils.preprocess import Tweet
 
+VECTOR_SIZE = 2  # dimensions of a teacher vector for each of the student's embedding
 FEW_TWEETS = 2000  # with fewer training tweets, two passes are better than one
 BYTES_A_PARAMETER = 30  # fine-tuning: weights, gradient, two moments, a copy to validate, and bfloat16 for products
 BYTES_OF_A_BATCH = 2_700_000_000  # logits and activations of 32 tweets, as measured: 7.6 GB in all for SmolLM2
@@ -204,7 +206,14 @@ class PretrainedTeacher:
         spread[begins] = 0.0  # how frequent a token is says least about how tweets begin
         ids = real.vocabulary.id_of[torch.from_numpy(drawn.astype(np.int64))]
         targets = with_drawn(targets, ids, expected.lacks(drawn), spread)
-        return Objective(dataset, soft_cross_entropy(targets.to(context.device), weight=weight, normalised=False))
+        loss = soft_cross_entropy(targets.to(context.device), weight=weight, normalised=False)
+        return Objective(dataset, loss, self.vectors_of(real.vocabulary))
+
+    def vectors_of(self, vocabulary: Vocabulary) -> Tensor:
+        """What its embedding and its head have for each of a student's ids, (V, K)."""
+        ids, model = vocabulary.gpt2_ids, self.model
+        own = [weight.detach().cpu()[ids.clamp(min=0)] for weight in (model.wte.weight, model.head_weight)]
+        return principal_components(own, ids >= 0, most=VECTOR_SIZE * self.context.config.model.n_embd)
 
 
 def check_room(name: str, parameters: int, folder: Path) -> None:

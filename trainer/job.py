@@ -38,10 +38,15 @@ VAL_TOKENS = 50_000  # validation tokens scored after an epoch: 10 times those o
 
 @dataclass(frozen=True)
 class Objective:
-    """What training minimises: a loss, and the dataset over which it is taken."""
+    """What training minimises: a loss, and the dataset over which it is taken.
+
+    Attributes:
+        teacher_vectors: (V, D) a vector of each id by a teacher; see trainer/teacher_vectors.py.
+    """
 
     dataset: TweetDataset
     loss: Loss
+    teacher_vectors: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Job:
         train, val: the encoded tweets.
         ranks: the processes that train together; see trainer/parallel.py.
         subword_groups: which ids share parts of their embedding during training; see trainer/subword_embedding.py.
+        teacher_vectors: from which a part of the embedding is computed during training, (V, D); None: there are none.
         calibration: corrects the probabilities of rare tokens in the saved model; see trainer/calibrate.py.
         loss: what is minimised; see trainer/losses.py.
         folder: where best_model.pth and last_model.pth are written.
@@ -71,6 +77,7 @@ class Job:
     device: torch.device
     ranks: Ranks = SINGLE_PROCESS
     subword_groups: SubwordGroups | None = None
+    teacher_vectors: Tensor | None = None
     calibration: Calibration | None = None
     loss: Loss = cross_entropy
 
@@ -131,6 +138,7 @@ def prepare(
         subword_groups=None
         if start or pretrained
         else subword_groups_for(config, train, tokenizer, distilled=objective is not None),
+        teacher_vectors=chosen.teacher_vectors,
         calibration=calibration,
         loss=chosen.loss,
     )

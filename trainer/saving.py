@@ -10,6 +10,7 @@ from config.schema import RENAMED, UserError
 from model.checkpoint import load_checkpoint, model_content, save_checkpoint
 from model.fast import Trainable
 from trainer.job import Job, say
+from trainer.optim import Optimizer
 from trainer.score import Scores
 
 FREE = {"resume", "sample_every", "save_minutes", "learning_rate", "accumulate"}  # may change when a run is resumed
@@ -48,7 +49,7 @@ def save_best(job: Job, model: Trainable, state: State, scores: Scores) -> None:
         save_checkpoint(job.folder / "best_model.pth", model_content(model, job.vocabulary, job.config, info))
 
 
-def save_last(job: Job, model: Trainable, optimizer: torch.optim.Optimizer, state: State) -> None:
+def save_last(job: Job, model: Trainable, optimizer: Optimizer, state: State) -> None:
     """Save the current state of the run."""
     run = {
         "model": model.state_dict(),
@@ -63,7 +64,7 @@ def save_last(job: Job, model: Trainable, optimizer: torch.optim.Optimizer, stat
         save_checkpoint(job.folder / "last_model.pth", run)
 
 
-def load_last(job: Job, model: Trainable, optimizer: torch.optim.Optimizer) -> State:
+def load_last(job: Job, model: Trainable, optimizer: Optimizer) -> State:
     """Load the saved run into model, optimizer and random generator, and return its state.
 
     Raises:

@@ -1,6 +1,6 @@
 """The only training loop: training, fine-tuning and distillation all use `Trainer.fit`.
 
-for each epoch:  for each step:  loss -> gradient -> clip -> AdamW
+for each epoch:  for each step:  loss -> gradient -> clip -> AdamW or Muon
                  validate on all tweets -> save the best model if better -> save the run -> stop early?
 
 With several processes (trainer/parallel.py) each takes its share of the examples of every step.
@@ -33,6 +33,7 @@ from trainer.progress import Progress, busy
 from trainer.saving import State, load_last, save_best, save_last
 from trainer.score import Scores, score
 from trainer.subword_embedding import add_subword_features, merged_state_dict
+from trainer.teacher_vectors import add_teacher_vectors
 from utils.lock import only_run
 from utils.preprocess import Corpus, load_processed
 from utils.signals import StopSignal
@@ -56,12 +57,14 @@ class Trainer:
         self.kept = copy.deepcopy(job.model).to(job.device).eval()  # a plain GPT, to validate and save
         if job.subword_groups is not None:
             add_subword_features(job.model, job.subword_groups)
+        if job.teacher_vectors is not None:
+            add_teacher_vectors(job.model, job.teacher_vectors)
         self.dtype = precision(job.config.machine, job.device)
         self.model = for_training(job.model, job.device, self.dtype, compiled=job.config.machine.compile)
         tokens, _ = largest_batch(job.config, job.train.lengths, job.ranks.size)
         self.loss = with_head(job.loss, self.dtype, job.device, logits=tokens * job.vocabulary.vocab_size)
         self.output_dropout = Dropout(self.config.output_dropout)
-        self.optimizer = make_optimizer(self.model, self.config)
+        self.optimizer = make_optimizer(self.model, self.config, self.dtype)
         self.total_steps = job.train.num_steps(self.config.batch_size, self.config.epochs)
         self.part_size = examples_at_once(job.config, job.ranks.size)
         self.pad_to_multiple_of = shape_multiple(job.config, self.dtype)
@@ -109,7 +112,7 @@ class Trainer:
         self.count(examples, nats_per_token, time.perf_counter() - started)
 
     def update(self, epoch: Epoch, examples: Tensor) -> float:
-        """Compute the gradient, clip it and update the weights with AdamW; returns the nats per token.
+        """Compute the gradient, clip it and update the weights; returns the nats per token.
 
         Raises:
             UserError: the loss or the gradient is not a finite number; nothing was updated.
@@ -122,7 +125,8 @@ class Trainer:
         if not math.isfinite(loss) or not math.isfinite(self.state.grad_norm):
             raise self.not_finite()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr_at(self.state.step, self.total_steps, self.config)
+            rate = lr_at(self.state.step, self.total_steps, self.config)
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         self.optimizer.step()
         return float(nats_per_token)
 
