@@ -1,15 +1,22 @@
 """Teacher vectors: the embedding is a sum, what is learned of one token is learned of those like it, and the basis."""
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from config.cli import parse
+from config.schema import Config
 from model.transformer import GPT
 from tests.conftest import TINY
+from trainer.batches import TweetDataset
+from trainer.job import Objective, prepare
+from trainer.losses import cross_entropy
 from trainer.subword_embedding import SubwordGroups, add_subword_features, merged_state_dict
 from trainer.teacher_vectors import add_teacher_vectors, principal_components
+from trainer.train import Trainer
+from utils.preprocess import Corpus, Tweet
 
 CONFIG = parse("train", TINY)[0].model
 SIZE = 12
@@ -73,3 +80,30 @@ def test_principal_components_are_those_of_the_singular_value_decomposition() ->
 
 def test_fewer_dimensions_than_the_student_are_all_kept() -> None:
     assert principal_components([vectors_of(6)], torch.ones(SIZE, dtype=torch.bool), most=64).shape == (SIZE, 6)
+
+
+def test_a_resumed_run_goes_on_with_the_vectors_it_began_with(
+    settings: Callable[..., Config], tweets: list[Tweet]
+) -> None:
+    """Principal components have no sign of their own: another machine may find the opposite ones."""
+    corpus = Corpus(train=tweets[5:], val=tweets[:5], info={"split": {"hash": "made-up", "train": 0, "val": 5}})
+
+    def trainer_with(sign: float) -> Trainer:
+        def objective(real: TweetDataset) -> Objective:
+            vectors = torch.randn(real.vocabulary.vocab_size, 4, generator=torch.Generator().manual_seed(0))
+            return Objective(real, cross_entropy, sign * vectors)
+
+        return Trainer(
+            prepare(
+                settings("--train.epochs", "1", "--train.muon", "4", "--train.calibrate", "false"),
+                corpus,
+                objective=objective,
+            )
+        )
+
+    begun = trainer_with(1.0)
+    begun.fit()
+    resumed = trainer_with(-1.0)
+    resumed.resume()
+    one, two = merged_state_dict(begun.model), merged_state_dict(resumed.model)
+    assert all(torch.equal(one[name], two[name]) for name in one)

@@ -55,11 +55,14 @@ def weights(config: Config, name: str = "last_model.pth") -> dict[str, Any]:
     return load_checkpoint(config.paths.checkpoints / name)
 
 
-@pytest.mark.parametrize("updates", [5 * 17, 5 * 17 + 7, 1])  # at an epoch's end, inside an epoch, at once
+@pytest.mark.parametrize(
+    ("updates", "muon"),
+    [(5 * 17, "0"), (5 * 17 + 7, "4"), (1, "0")],  # at an epoch's end, inside an epoch, at once
+)
 def test_an_interrupted_and_resumed_run_is_bit_equal_to_one_without_a_stop(
-    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, updates: int
+    settings: SettingsOf, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, updates: int, muon: str
 ) -> None:
-    flags = ("--train.epochs", "10", "--train.batch_size", "8", "--train.patience", "10")
+    flags = ("--train.epochs", "10", "--train.batch_size", "8", "--train.patience", "10", "--train.muon", muon)
     whole = settings(*flags, "--paths.root", str(tmp_path / "whole"))
     assert train(whole, corpus).epoch == 10
 
@@ -76,8 +79,9 @@ def test_an_interrupted_and_resumed_run_is_bit_equal_to_one_without_a_stop(
     one, two = weights(whole), weights(parts)
     assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
     assert torch.equal(one["random"], two["random"])
-    for slot, values in one["optimizer"]["state"].items():
-        assert all(torch.equal(values[key], two["optimizer"]["state"][slot][key]) for key in ("exp_avg", "exp_avg_sq"))
+    states = [run["optimizer"] if muon == "0" else run["optimizer"]["adamw"] for run in (one, two)]
+    for slot, values in states[0]["state"].items():
+        assert all(torch.equal(values[key], states[1]["state"][slot][key]) for key in ("exp_avg", "exp_avg_sq"))
     best, same = weights(whole, "best_model.pth"), weights(parts, "best_model.pth")
     assert all(torch.equal(best["model"][name], same["model"][name]) for name in best["model"])
     losses = [[r["val/loss"] for r in read_log(c.paths.metrics) if "val/loss" in r] for c in (whole, parts)]
