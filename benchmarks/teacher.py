@@ -95,7 +95,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
         started, load = time.perf_counter(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         context, found, nats = make()
         kept = {name: found.get(name) for name in KEPT}
-        kept["passes"] = context.config.distill.student_epochs if key["who"] == STUDENT else None
+        kept["passes"] = context.config.distill.epochs if key["who"] == STUDENT else None
         seconds = {"seconds": time.perf_counter() - started, "load": load}
         line = {**key, **kept, "fluency_gap": None, **seconds, "nats": np.round(nats, 4).tolist()}
         done.append({**line, "num_bytes": context.dataset("val").num_bytes.tolist()})

@@ -292,7 +292,7 @@ class DistillConfig:
     members: int
     member_epochs: int
     workers: int
-    epochs: int | None
+    epochs: int
     batch_size: int | None
     muon: float | None
     generations: int
@@ -316,13 +316,8 @@ class DistillConfig:
         return next(named, None)
 
     @property
-    def student_epochs(self) -> int:
-        """`epochs`, or what suits the teacher: a pretrained one has more to say in every tweet."""
-        return self.epochs or (4 if self.pretrained else 3)
-
-    @property
     def student_batch_size(self) -> int:
-        """`batch_size`, or what suits the number of epochs."""
+        """`batch_size`, or what suits the teacher."""
         return self.batch_size or (32 if self.pretrained else 16)
 
     @property
@@ -342,9 +337,9 @@ class DistillConfig:
         if self.weights is not None:
             fits = len(self.weights) == len(self.teachers) and all(weight > 0 for weight in self.weights)
             require(fits, "distill.weights", self.weights, "give one positive number for each of distill.teacher")
-        for name in ("members", "member_epochs", "generations"):
+        for name in ("members", "member_epochs", "epochs", "generations"):
             require(getattr(self, name) >= 1, f"distill.{name}", getattr(self, name), "give 1 or more")
-        for name in ("epochs", "batch_size", "finetune_epochs"):
+        for name in ("batch_size", "finetune_epochs"):
             given = getattr(self, name)
             require(given is None or given >= 1, f"distill.{name}", given, "give 1 or more, or null")
         require(self.muon is None or self.muon >= 0, "distill.muon", self.muon, "give 0 or more, or null")

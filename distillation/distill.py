@@ -99,7 +99,7 @@ def train_student(
     recipe = replace(
         config.train,
         ngram_weight=0.0,
-        epochs=settings.student_epochs,
+        epochs=settings.epochs,
         batch_size=settings.student_batch_size,
         muon=settings.student_muon,
         output_dropout=settings.dropout,
