@@ -102,8 +102,9 @@ def defaults() -> dict[str, dict[str, Any]]:
 def config_from_dict(values: dict[str, dict[str, Any]], path: Path) -> Config:
     """The settings stored in a checkpoint, which an earlier version may have written.
 
-    Outside the section `model`, a setting that the checkpoint lacks gets its default, and one that no longer exists is
-    left out. The section `model` must have exactly the settings of this version.
+    Outside the section `model`, a setting that the checkpoint lacks, or that is null there and is not by default, gets
+    its default, and one that no longer exists is left out. The section `model` must have exactly the settings of this
+    version.
 
     Raises:
         UserError: it has not.
@@ -111,7 +112,8 @@ def config_from_dict(values: dict[str, dict[str, Any]], path: Path) -> Config:
     known = {}
     for name, section in defaults().items():
         stored = {RENAMED.get(f"{name}.{key}", key): value for key, value in values.get(name, {}).items()}
-        known[name] = section | {key: value for key, value in stored.items() if key in section}
+        usable = {k: value for k, value in stored.items() if k in section and (value is not None or section[k] is None)}
+        known[name] = section | usable
     known["model"] = values.get("model", {})
     try:
         return Config(**{name: kind(**known[name]) for name, kind in SECTIONS.items()})

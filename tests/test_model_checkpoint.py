@@ -112,7 +112,7 @@ def test_settings_of_another_version(
     save_checkpoint(tmp_path / "new.pth", {key: value for key, value in content.items() if key != "format"})
     with pytest.raises(UserError, match="another version"):
         load_bundle(tmp_path / "new.pth", CPU)
-    content["config"]["distill"]["gone_since"] = 1
+    content["config"]["distill"] |= {"gone_since": 1, "epochs": None}  # as written when null was its default
     del content["config"]["model"]["from_the_future"], content["config"]["evaluate"], content["config"]["train"]["seed"]
     save_checkpoint(tmp_path / "old.pth", {key: value for key, value in content.items() if key != "format"})
     assert load_bundle(tmp_path / "old.pth", CPU).config == trained[0], "a setting that the file lacks is the default"
