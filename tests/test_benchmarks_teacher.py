@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     make_peer(folder / "judge", n_positions=128)
     line = ["teacher", "--csv", str(csv), "--root", str(folder / "root"), "--teacher", str(folder / "llama")]
     line += ["--judge", str(folder / "judge"), "--seeds", "0", "1", "--splits", "0", "--sampled", "0.2", "0.4"]
-    line += ["--sizes", "1x16", "--epochs", "1", "--out", str(out), "--", *TINY, *QUICK]
+    line += ["--sizes", "1x16", "--epochs", "1", "--out", str(out), "--", *TINY, *QUICK, "--distill.batch_size", "8"]
     line += ["--data.near_duplicate_words", "9"]
     told = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(told):
