@@ -2,12 +2,15 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+import pytest
 import torch
 
 from config.cli import parse
 from config.schema import Config
+from model.checkpoint import Bundle
 from model.transformer import GPT
 from tests.conftest import TINY
 from trainer.batches import TweetDataset
@@ -18,6 +21,7 @@ from trainer.teacher_vectors import add_teacher_vectors, principal_components
 from trainer.train import Trainer
 from utils.preprocess import Corpus, Tweet
 
+SettingsOf = Callable[..., Config]
 CONFIG = parse("train", TINY)[0].model
 SIZE = 12
 
@@ -82,28 +86,32 @@ def test_fewer_dimensions_than_the_student_are_all_kept() -> None:
     assert principal_components([vectors_of(6)], torch.ones(SIZE, dtype=torch.bool), most=64).shape == (SIZE, 6)
 
 
-def test_a_resumed_run_goes_on_with_the_vectors_it_began_with(
-    settings: Callable[..., Config], tweets: list[Tweet]
-) -> None:
+@pytest.fixture
+def corpus(tweets: list[Tweet]) -> Corpus:
+    return Corpus(train=tweets[5:], val=tweets[:5], info={"split": {"hash": "made-up", "train": 0, "val": 5}})
+
+
+def with_vectors(real: TweetDataset, sign: float = 1.0) -> Objective:
+    """The tweets themselves, with random vectors."""
+    vectors = torch.randn(real.vocabulary.vocab_size, 4, generator=torch.Generator().manual_seed(0))
+    return Objective(real, cross_entropy, sign * vectors)
+
+
+def test_a_resumed_run_goes_on_with_the_vectors_it_began_with(settings: SettingsOf, corpus: Corpus) -> None:
     """Principal components have no sign of their own: another machine may find the opposite ones."""
-    corpus = Corpus(train=tweets[5:], val=tweets[:5], info={"split": {"hash": "made-up", "train": 0, "val": 5}})
-
-    def trainer_with(sign: float) -> Trainer:
-        def objective(real: TweetDataset) -> Objective:
-            vectors = torch.randn(real.vocabulary.vocab_size, 4, generator=torch.Generator().manual_seed(0))
-            return Objective(real, cross_entropy, sign * vectors)
-
-        return Trainer(
-            prepare(
-                settings("--train.epochs", "1", "--train.muon", "4", "--train.calibrate", "false"),
-                corpus,
-                objective=objective,
-            )
-        )
-
-    begun = trainer_with(1.0)
+    config = settings("--train.epochs", "1", "--train.muon", "4", "--train.calibrate", "false")
+    begun = Trainer(prepare(config, corpus, objective=with_vectors))
     begun.fit()
-    resumed = trainer_with(-1.0)
+    resumed = Trainer(prepare(config, corpus, objective=partial(with_vectors, sign=-1.0)))
     resumed.resume()
     one, two = merged_state_dict(begun.model), merged_state_dict(resumed.model)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_embedding_of_a_trained_model_stays_as_it_is(
+    settings: SettingsOf, corpus: Corpus, trained: tuple[Config, Bundle]
+) -> None:
+    start = settings("--model.init_from", str(trained[0].paths.best_model), "--train.calibrate", "false")
+    job = prepare(start, corpus, objective=with_vectors)
+    before = job.model.wte.weight.detach().clone()
+    assert torch.equal(merged_state_dict(Trainer(job).model)["wte.weight"], before)

@@ -57,7 +57,7 @@ class Job:
         train, val: the encoded tweets.
         ranks: the processes that train together; see trainer/parallel.py.
         subword_groups: which ids share parts of their embedding during training; see trainer/subword_embedding.py.
-        teacher_vectors: from which a part of the embedding is computed during training, (V, D); None: there are none.
+        teacher_vectors: (V, D), from which a part of an untrained model's embedding is computed during training.
         calibration: corrects the probabilities of rare tokens in the saved model; see trainer/calibrate.py.
         loss: what is minimised; see trainer/losses.py.
         folder: where best_model.pth and last_model.pth are written.
@@ -138,7 +138,7 @@ def prepare(
         subword_groups=None
         if start or pretrained
         else subword_groups_for(config, train, tokenizer, distilled=objective is not None),
-        teacher_vectors=chosen.teacher_vectors,
+        teacher_vectors=None if start else chosen.teacher_vectors,
         calibration=calibration,
         loss=chosen.loss,
     )

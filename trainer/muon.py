@@ -50,7 +50,10 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """About U V^T of a matrix (R, C) = U S V^T: singular values between 0.7 and 1.2 (Newton-Schulz iteration)."""
+    """About U V^T of a matrix (R, C) = U S V^T, by Newton-Schulz iteration.
+
+    Its singular values are 0.7 to 1.2, or less where those of the matrix are below a 500th of its norm.
+    """
     a, b, c = COEFFICIENTS
     x = matrix.T if len(matrix) > matrix.shape[1] else matrix  # the products are those of the shorter side
     x = (x / x.norm().clamp(min=1e-7)).to(dtype)

@@ -49,8 +49,9 @@ def principal_components(matrices: list[Tensor], known: Tensor, *, most: int) ->
         matrices: (V, D) each.
         known: (V,) whether an id has vectors; the others get zeros.
     """
-    parts = [matrix.float()[known] - matrix.float()[known].mean(0) for matrix in matrices]
-    joined = torch.cat([part / part.std().clamp(min=1e-6) for part in parts], 1)
+    parts = [matrix[known].float() for matrix in matrices]
+    centred = [part - part.mean(0) for part in parts]
+    joined = torch.cat([part / part.std().clamp(min=1e-6) for part in centred], 1)
     _, directions = torch.linalg.eigh(joined.T @ joined)  # in ascending order
     found = torch.zeros(len(known), min(most, joined.shape[1]))
     found[known] = joined @ directions.flip(-1)[:, : found.shape[1]]

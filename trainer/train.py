@@ -124,8 +124,8 @@ class Trainer:
         loss, nats_per_token, self.state.grad_norm = torch.cat([sums, norm[None]]).tolist()
         if not math.isfinite(loss) or not math.isfinite(self.state.grad_norm):
             raise self.not_finite()
+        rate = lr_at(self.state.step, self.total_steps, self.config)
         for group in self.optimizer.param_groups:
-            rate = lr_at(self.state.step, self.total_steps, self.config)
             group["lr"] = rate * group.get("lr_scale", 1.0)
         self.optimizer.step()
         return float(nats_per_token)
