@@ -35,10 +35,18 @@ def main() -> int:
     if (code := run_elsewhere(HERE, argv)) is not None:
         return code
     from config.cli import COMMANDS, run_command  # only now, as an older Python can't read it
+    from config.console import until_reader_leaves
 
     name = argv[0] if argv else ""
     if name in COMMANDS:
         return run_command(name, argv[1:])
+    return until_reader_leaves(lambda: run_no_command(name))
+
+
+def run_no_command(name: str) -> int:
+    """Usage, version, or what is wrong with this name; returns the exit code."""
+    from config.cli import COMMANDS
+
     if name in ("-h", "--help", "help"):
         print(usage())
         return 0

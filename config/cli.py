@@ -17,7 +17,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from config.console import prepare_streams
+from config.console import prepare_streams, until_reader_leaves
 from config.schema import REMOVED, RENAMED, SECTIONS, Config, UserError
 from config.values import WrongType, from_node, from_text, in_words, kinds_of, read_config
 
@@ -286,6 +286,11 @@ def refuse_many(name: str, processes: int) -> int:
 
 def run_command(name: str, argv: Sequence[str]) -> int:
     """Parse, run, and turn what goes wrong into one line and an exit code: 0, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    return until_reader_leaves(lambda: parse_and_run(name, argv))
+
+
+def parse_and_run(name: str, argv: Sequence[str]) -> int:
+    """`run_command`, but it raises BrokenPipeError."""
     prepare_streams(json_output="--json" in argv)
     if {"-h", "--help"} & set(argv):
         print(help_text(name))
@@ -307,8 +312,7 @@ def run_command(name: str, argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left (as `| head` does): nothing more to say
-        return 1
+        raise  # the reader of our output left, which is no fault
     except OSError as error:
         text = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
         print(f"error: {text}{ADVICE.get(error.errno or 0, '')}", file=sys.stderr)

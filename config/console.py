@@ -4,6 +4,7 @@ import codecs
 import json
 import os
 import sys
+from collections.abc import Callable
 
 ESCAPE = "escape-as-json"
 
@@ -32,6 +33,17 @@ def open_closed_streams() -> None:
 def stdin_is_closed() -> bool:
     """Whether this process was started without standard input."""
     return sys.__stdin__ is None
+
+
+def until_reader_leaves(command: Callable[[], int]) -> int:
+    """The exit code of `command`; or 1, in silence, once nobody reads our output any more, as after `| head`."""
+    try:
+        code = command()
+        print(end="", flush=True)
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes when it ends
+        return 1
 
 
 def prepare_streams(*, json_output: bool = False) -> None:

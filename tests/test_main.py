@@ -45,6 +45,24 @@ def root(tmp_path_factory: pytest.TempPathFactory, sample_file: Path) -> Path:
     return root
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["generate", "--help"], ["doctor"]])
+def test_a_reader_that_leaves_is_no_fault(arguments: list[str], sample_file: Path, tmp_path: Path) -> None:
+    """As in `main.py --help | head -1`."""
+    settings = ["--data.path", str(sample_file), "--paths.root", str(tmp_path)] if arguments == ["doctor"] else []
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as output:
+        done = subprocess.run(
+            [sys.executable, "main.py", *arguments, *settings],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
 def test_there_is_one_ngram_figure(root: Path) -> None:
     """In metrics.jsonl, which the plot and the playground show, and in the evaluation."""
     lines = (root / "results" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
