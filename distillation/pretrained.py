@@ -18,15 +18,15 @@ from torch import Tensor
 
 from config.cli import parse
 from config.schema import UserError
-from distillation.recorded import RECORD, SPREAD, TOP_K, Recorded, spread_of, with_drawn
+from distillation.recorded import RECORD, Recorded
 from distillation.runs import DistillContext, TrainingRun, load_if_fresh, train_once
 from distillation.transplant import correspond, token_spellings, transplant
-from distillation.writing import Draft, never_first
+from distillation.writing import Draft
 from distillation.written import WrittenTweets
 from evaluation.huggingface import HuggingFace
 from model.causal_lm import CausalLM, has_gpt2_tokens
 from model.folder import load_folder
-from model.tokenizer import END, NUM_TOKENS
+from model.tokenizer import NUM_TOKENS
 from model.tracks import MODEL
 from model.vocabulary import Vocabulary
 from trainer.batches import TweetDataset
@@ -37,6 +37,7 @@ from trainer.tokens import Tokens
 from utils.memory import memory
 from utils.preprocess import Tweet
 
+GOLDEN = (5**0.5 - 1.0) / 2.0  # its multiples are spread evenly between 0 and 1, without the whole part
 VECTOR_SIZE = 2  # dimensions of a teacher vector for each of the student's embedding
 FEW_TWEETS = 2000  # with fewer training tweets, two passes are better than one
 BYTES_A_PARAMETER = 30  # fine-tuning: weights, gradient, two moments, a copy to validate, and bfloat16 for products
@@ -95,7 +96,7 @@ class PretrainedTeacher:
             calibrate=False,
         )
         own = replace(config, train=recipe, model=model)
-        fingerprint = self.context.fingerprint(own, teacher=self.source)
+        fingerprint = self.context.fingerprint(own, teacher=self.source, record=RECORD.descr)
         log = config.paths.results / "teachers" / f"{self.path.name}.jsonl"
         info = {"track": MODEL, "outside_models": [self.source], "block_size": config.model.block_size}
         return TrainingRun(own, self.context.corpus, self.path, log, fingerprint, info)
@@ -193,20 +194,12 @@ class PretrainedTeacher:
         tweets = [*context.corpus.train, *(Tweet(draft.text(context.tokenizer), True) for draft in self.drafts)]
         dataset = TweetDataset.encode(tweets, context.tokenizer, real.vocabulary, context.config.model.block_size)
         before = read_recorded(self.recorded_file, real.num_predictions)
-        drawn = np.array([index for draft in self.drafts for index in draft.ids], np.uint16)
-        lengths = np.array([len(draft.ids) for draft in self.drafts], np.intp)
-        begins = lengths.cumsum() - lengths  # where each written tweet begins
         expected = Recorded.join([before, *(part for draft in self.drafts for part in draft.expected)])
-        expected = expected.without(never_first(context.tokenizer).numpy(), len(before) + begins)
         weight = torch.full((dataset.num_predictions,), 1.0 if settings.sampled_soft else 0.0)
         known = torch.from_numpy(before.probs.astype(np.float32).sum(-1) > 0)
         weight[: len(before)] = settings.weight * known
-        targets = expected.targets(real.vocabulary, spread_of(dataset.id_counts, real.vocabulary.end))
-        spread = torch.full((len(drawn),), SPREAD)
-        spread[begins] = 0.0  # how frequent a token is says least about how tweets begin
-        ids = real.vocabulary.id_of[torch.from_numpy(drawn.astype(np.int64))]
-        targets = with_drawn(targets, ids, expected.lacks(drawn), spread)
-        loss = soft_cross_entropy(targets.to(context.device), weight=weight, normalised=False)
+        targets = expected.targets(real.vocabulary)
+        loss = soft_cross_entropy(targets.to(context.device), weight=weight)
         return Objective(dataset, loss, self.vectors_of(real.vocabulary))
 
     def vectors_of(self, vocabulary: Vocabulary) -> Tensor:
@@ -249,10 +242,12 @@ def recording_loss(path: Path, size: int) -> Loss:
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         places = index.cpu().numpy()
-        new = file["probs"][places].sum(-1) == 0
-        if new.any():
-            found = Recorded.of(logits.detach()[torch.from_numpy(new).to(logits.device)])
-            file["ids"][places[new]], file["probs"][places[new]] = found.ids, found.probs
+        new = np.flatnonzero(file["probs"][places].sum(-1) == 0)
+        if len(new):
+            rows = logits.detach()[torch.from_numpy(new).to(logits.device)]
+            found = Recorded.of(rows, torch.from_numpy(places[new] * GOLDEN % 1.0))  # also in a run that is continued
+            for name in ("ids", "probs", "rest"):
+                file[name][places[new]] = getattr(found, name)
         return cross_entropy(logits, targets, index)
 
     return loss
@@ -260,7 +255,4 @@ def recording_loss(path: Path, size: int) -> Loss:
 
 def read_recorded(path: Path, size: int) -> Recorded:
     """What `recording_loss` wrote; nothing at all places if it wrote no such file."""
-    if not path.is_file():
-        return Recorded(np.full((size, TOP_K), END, np.uint16), np.zeros((size, TOP_K), np.float16))
-    file = np.load(path)
-    return Recorded(file["ids"].copy(), file["probs"].copy())
+    return Recorded.from_file(np.load(path)) if path.is_file() else Recorded.nothing(size)

@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillation.recorded import Recorded
+from distillation.recorded import REST, Recorded
 from model.causal_lm import CausalLM, HubCache
 from model.tokenizer import END, Tokenizer
 
 SIDE_BY_SIDE = 256  # tweets that are written at the same time
-AT_ONCE = 16  # of them whose logits are looked at together: they fit a CPU's cache
 
 
 @dataclass
@@ -85,7 +84,7 @@ def write_drafts(
     slots, begun = list(range(width)), width  # which draft each place holds
     while slots:
         logits = next_logits(model, cache, [drafts[number].ids for number in slots], forbidden)
-        ids, expected = sample(logits, torch.rand(len(slots), generator=generator))
+        ids, expected = sample(logits, torch.rand(len(slots), 2, generator=generator))
         finished = []
         for place, number in enumerate(slots):
             draft = drafts[number]
@@ -123,29 +122,13 @@ def never_first(tokenizer: Tokenizer) -> Tensor:
 
 
 def sample(logits: Tensor, uniform: Tensor) -> tuple[list[int], Recorded]:
-    """One GPT-2 id for each row of logits (B, 50257), drawn with its number of `uniform` (B,); and the record."""
-    drawn, parts = [], []
-    for chunk, numbers in zip(logits.split(AT_ONCE), uniform.split(AT_ONCE), strict=True):
-        found = Recorded.of(chunk.float())
-        parts.append(found)
-        edges = np.cumsum(found.probs.astype(np.float64), axis=1)
-        for row, number in enumerate(numbers.tolist()):
-            place = int(np.searchsorted(edges[row], number, side="right"))
-            drawn.append(
-                int(found.ids[row, place])
-                if place < edges.shape[1]
-                else other(chunk[row].float(), found, row, number - edges[row, -1])
-            )
-    return drawn, Recorded.join(parts)
-
-
-def other(logits: Tensor, found: Recorded, row: int, above: float) -> int:
-    """The token at `above` in the cumulative distribution of the tokens that were not kept."""
-    probs = logits.softmax(-1).double()
-    probs[torch.from_numpy(found.ids[row].astype(np.int64))] = 0.0
-    edges = probs.cumsum(-1)
-    return int(
-        torch.searchsorted(edges, torch.tensor(min(above, float(edges[-1])), dtype=edges.dtype), right=True).clamp(
-            max=len(probs) - 1
-        )
-    )
+    """A GPT-2 id for each row of logits (B, 50257), drawn with its two numbers of `uniform` (B, 2); and the record."""
+    found, drawn = Recorded.of(logits, uniform[:, 0]), []
+    edges = np.cumsum(found.probs.astype(np.float64), axis=1)
+    for row, number in enumerate(uniform[:, 1].tolist()):
+        place = int(np.searchsorted(edges[row], number, side="right"))
+        if place < edges.shape[1]:
+            drawn.append(int(found.ids[row, place]))
+        else:  # one of the rest
+            drawn.append(int(found.rest[row, int((number - edges[row, -1]) / (1.0 - edges[row, -1]) * REST)]))
+    return drawn, found

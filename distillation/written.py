@@ -128,6 +128,7 @@ class WrittenTweets:
                 drawn=np.array([index for draft in drafts for index in draft.ids], np.uint16),
                 ids=expected.ids,
                 probs=expected.probs,
+                rest=expected.rest,
                 seconds=np.array(seconds),
             )
         return drafts
@@ -147,12 +148,13 @@ def read_shard(path: Path) -> list[Draft]:
     """
     try:
         with path.open("rb") as raw, np.load(raw) as file:
-            lengths, drawn, ids, probs = (file[name] for name in ("lengths", "drawn", "ids", "probs"))
+            lengths, drawn = file["lengths"], file["drawn"]
+            expected = Recorded(file["ids"], file["probs"], file["rest"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}): delete it, and run `main.py distill` again") from None
     ends = lengths.cumsum()
     return [
-        Draft(drawn[start:end].tolist(), [Recorded(ids[start:end], probs[start:end])])
+        Draft(drawn[start:end].tolist(), [expected.part(slice(start, end))])
         for start, end in zip(ends - lengths, ends, strict=True)
     ]
 

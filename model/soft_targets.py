@@ -21,8 +21,6 @@ from torch import Tensor
 class SoftTargets:
     """Distributions over V ids at the N predicted positions of a dataset, tweet by tweet.
 
-    Each sums to 1, or, where it is one draw of what is expected (distillation/recorded.py), it does so in the mean.
-
     Attributes:
         ids: (N, k) int32, the likeliest ids at each position.
         probs: (N, k) float32, their probability minus tail * base.

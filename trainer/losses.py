@@ -50,9 +50,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tenso
 class SoftCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy with SoftTargets, without making the dense target.
 
-    The gradient is (total softmax(logits) - target) / N, where total is the sum of the target. It is computed in place
-    from the softmax of the forward pass, which needs half as many passes over the logits as `log_softmax` and a dense
-    target.
+    The gradient is (softmax(logits) - target) / N. It is computed in place from the softmax of the forward pass, which
+    needs half as many passes over the logits as `log_softmax` and a dense target.
     """
 
     @staticmethod
@@ -64,49 +63,45 @@ class SoftCrossEntropy(torch.autograd.Function):
         probs: Tensor,
         tail: Tensor,
         base: Tensor,
-        total: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """The loss and the mean nats of `targets` (N,).
 
-        `logits` (N, V), `ids` and `probs` (N, k), `tail` (N,), `base` (V,), `total` (N,) or None: all sum to 1.
+        `logits` (N, V), `ids` and `probs` (N, k), `tail` (N,), `base` (V,).
         """
         softmax = logits.softmax(-1)
         normaliser = logits.amax(-1) - softmax.amax(-1).log()  # log of the sum of exponentials
         expected = (probs * logits.gather(1, ids)).sum(-1) + tail * (logits @ base)
         nats = (normaliser - logits.gather(1, targets[:, None])[:, 0]).mean()
-        ctx.save_for_backward(softmax, ids, probs, tail, base, total)
+        ctx.save_for_backward(softmax, ids, probs, tail, base)
         ctx.mark_non_differentiable(nats)
-        return ((normaliser if total is None else total * normaliser) - expected).mean(), nats
+        return (normaliser - expected).mean(), nats
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of the logits. It overwrites the saved softmax."""
-        softmax, ids, probs, tail, base, total = ctx.saved_tensors
+        softmax, ids, probs, tail, base = ctx.saved_tensors
         scale = grad / len(softmax)
-        result = softmax.mul_(scale if total is None else scale * total[:, None])
+        result = softmax.mul_(scale)
         result.addr_(tail * scale, base, alpha=-1.0)
-        return result.scatter_add_(1, ids, -probs * scale), *[None] * 6
+        return result.scatter_add_(1, ids, -probs * scale), *[None] * 5
 
 
-def soft_cross_entropy(teacher: SoftTargets, *, weight: float | Tensor, normalised: bool = True) -> Loss:
+def soft_cross_entropy(teacher: SoftTargets, *, weight: float | Tensor) -> Loss:
     """(1 - weight) cross-entropy + weight KL(teacher || student), a mean over tokens.
 
     The teacher's entropy is left out: it is a constant, so the gradient is the same.
 
     Args:
         weight: the same for all, or (N,) one for each position of the dataset.
-        normalised: whether each of the teacher's targets sums to 1. If not, it counts as much as it sums to.
     """
     shares = torch.as_tensor(weight, dtype=torch.float32, device=teacher.tail.device).expand(len(teacher))
-    sums = None if normalised else teacher.probs.sum(-1) + teacher.tail
 
     def loss(logits: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         soft, share = teacher.probs[index], shares[index]
         ids = torch.cat([teacher.ids[index].long(), targets[:, None]], 1)
         probs = torch.cat([share[:, None] * soft, 1.0 - share[:, None]], 1)
-        tail, total = share * teacher.tail[index], None if sums is None else 1.0 + share * (sums[index] - 1.0)
         found: tuple[Tensor, Tensor]
-        target = ids, probs, tail, teacher.base, total
+        target = ids, probs, share * teacher.tail[index], teacher.base
         found = SoftCrossEntropy.apply(logits, targets, *target)  # type: ignore[no-untyped-call]
         return found
 
