@@ -2,10 +2,10 @@
 
 The folder is that of a `python main.py distill` with a pretrained teacher, which has run to its end there. Files say
 how many tokens each stage took and in how many seconds. Beside that stands what this machine's best matrix product
-would allow (benchmarks/limits.py): a token takes 6 operations for each weight in training, 2 in writing, and weights
-that are only looked up take none. All else (loading, carrying over, targets, validating, tweets for the table, saving)
-is the rest of the command's time; it is not known if the command was killed and continued. Prints a Markdown table and
-one line of JSON.
+would allow (benchmarks/limits.py; of the teacher's fine-tuning its best one in float32): a token takes 6 operations for
+each weight in training, 2 in writing, and weights that are only looked up take none. All else (loading, carrying over,
+targets, validating, tweets for the table, saving) is the rest of the command's time; it is not known if the command was
+killed and continued. Prints a Markdown table and one line of JSON.
 """
 
 import argparse
@@ -30,17 +30,23 @@ RUNS = {"student": "distill", "control": "control", "usual": "usual"}  # the nam
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: how many tokens went through how many weights, with so many operations for each, and in what time."""
+    """A stage: how many tokens went through how many weights, with so many operations for each, and in what time.
+
+    Attributes:
+        formats: the number formats it may multiply in, by the names of benchmarks/limits.py.
+    """
 
     name: str
     tokens: int
     seconds: float
     weights: int
     operations: int
+    formats: tuple[str, ...] = ("fp32", "bf16")
 
-    def share(self, gflops: float) -> float:
-        """Of a limit of so many GFLOP/s."""
-        return 1e-9 * self.operations * self.weights * self.tokens / self.seconds / gflops
+    def share(self, limits: dict[str, float]) -> float:
+        """Of what the best product in one of its formats would allow, in GFLOP/s."""
+        limit = max(limits[name] for name in self.formats if name in limits)
+        return 1e-9 * self.operations * self.weights * self.tokens / self.seconds / limit
 
 
 def stages(root: Path, result: dict[str, Any]) -> Iterator[Stage]:
@@ -58,7 +64,7 @@ def stages(root: Path, result: dict[str, Any]) -> Iterator[Stage]:
     if model.wte.weight is not model.head_weight:
         weights -= model.wte.weight.numel()
     last = last_line(root / "results" / "teachers" / f"{folder.name}.jsonl")
-    yield Stage("fine-tuning the teacher", last["tokens"], last["seconds"], weights, TRAINING)
+    yield Stage("fine-tuning the teacher", last["tokens"], last["seconds"], weights, TRAINING, ("fp32",))
     written = [speed_of(path) for path in sorted(folder.with_suffix(".written").glob("*.npz"))]
     if written:
         tokens, seconds = map(sum, zip(*written, strict=True))
@@ -77,7 +83,7 @@ def last_line(path: Path) -> dict[str, Any]:
     return found
 
 
-def rows_of(found: list[Stage], total: float, gflops: float) -> list[list[str]]:
+def rows_of(found: list[Stage], total: float, limits: dict[str, float]) -> list[list[str]]:
     """The table's rows; `total` are the seconds of the command that ended."""
     stages_alone = sum(stage.seconds for stage in found)
     rows = [
@@ -86,7 +92,7 @@ def rows_of(found: list[Stage], total: float, gflops: float) -> list[list[str]]:
             f"{stage.seconds:,.0f}",
             f"{stage.tokens:,}",
             f"{stage.tokens / stage.seconds:,.0f}",
-            f"{stage.share(gflops):.0%}",
+            f"{stage.share(limits):.0%}",
         ]
         for stage in found
     ]
@@ -105,10 +111,9 @@ def main() -> None:
     device = choose(options.device)
     result = json.loads((options.root / "results" / "distillation.json").read_text(encoding="utf-8"))
     limits = measure(device)
-    gflops = max(value for name, value in limits.items() if name != "copy")
     found = list(stages(options.root, result))
     header = ["stage", "seconds", "tokens", "tokens a second", "of the limit"]
-    text = table(header, rows_of(found, result["seconds"], gflops))
+    text = table(header, rows_of(found, result["seconds"], limits))
     show(text, {"limits": limits, "stages": [vars(stage) for stage in found], "seconds": result["seconds"]}, device)
 
 

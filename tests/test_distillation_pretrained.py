@@ -127,6 +127,9 @@ def test_from_a_pretrained_model_to_a_student(
     gflops = max(measured["limits"][name] for name in ("fp32", "bf16") if name in measured["limits"])
     share = 2e-9 * used * stages["writing"]["tokens"] / stages["writing"]["seconds"] / gflops
     assert f"| {share:.0%} |" in next(row for row in out.splitlines() if row.startswith("| writing"))
+    stage = stages["fine-tuning the teacher"]  # in float32, also where there are instructions for bfloat16
+    share = 6e-9 * used * stage["tokens"] / stage["seconds"] / measured["limits"]["fp32"]
+    assert f"| {share:.0%} |" in next(row for row in out.splitlines() if row.startswith("| fine-tuning"))
     assert 0 < sum(stage["seconds"] for stage in stages.values()) < measured["seconds"]
 
     # Nothing is made twice; a setting of the student alone makes a new student alone.
@@ -210,6 +213,21 @@ def test_another_training_records_anew(world: Corpus, llama: Path, settings: Set
     fewer = teacher.path.parent.glob("*.npy")
     assert [path.name for path in fewer] == [teacher.recorded_file.name]
     assert not np.array_equal(found[0], found[1])
+
+
+@pytest.mark.slow
+def test_fine_tuning_multiplies_in_float32(
+    world: Corpus, llama: Path, settings: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a CPU made for bfloat16, unless that is asked for."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    flags, weights = [*QUICK, "--distill.teacher", str(llama), "--distill.finetune_epochs", "1"], {}
+    for name in ("auto", "f32", "bf16"):
+        teacher = teacher_of(settings(*flags, "--machine.precision", name, "--paths.root", str(tmp_path / name)), world)
+        teacher.fine_tune()
+        weights[name] = load_file(teacher.path / "model.safetensors")["model.norm.weight"]
+    assert torch.equal(weights["auto"], weights["f32"])
+    assert not torch.equal(weights["auto"], weights["bf16"])
 
 
 @pytest.mark.slow
@@ -305,7 +323,7 @@ def test_teachers_that_cannot_teach_get_one_line_before_anything_is_trained(
         teacher_of(settings(*QUICK, "--distill.teacher", str(llama), "--model.block_size", "100"), world).check()
     with monkeypatch.context() as patch:
         patch.setattr(pretrained, "memory", lambda: (10**9, 10**6))
-        with pytest.raises(UserError, match=r"takes 3 GB of memory, and 0 are free: give a smaller model"):
+        with pytest.raises(UserError, match=r"takes 2 GB of memory, and 0 are free: give a smaller model"):
             teacher_of(good, world).check()
     with monkeypatch.context() as patch:
         patch.setattr(pretrained, "DISK_BYTES_A_PARAMETER", 10**12)
