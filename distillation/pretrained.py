@@ -41,7 +41,7 @@ GOLDEN = (5**0.5 - 1.0) / 2.0  # its multiples are spread evenly between 0 and 1
 VECTOR_SIZE = 2  # dimensions of a teacher vector for each of the student's embedding
 FEW_TWEETS = 2000  # with fewer training tweets, two passes are better than one
 BYTES_A_PARAMETER = 20  # fine-tuning: weights, gradient, two moments, and a copy to validate
-BYTES_OF_A_BATCH = 1_800_000_000  # logits and activations of 32 tweets, as measured: 5.6 GB in all for SmolLM2
+BYTES_OF_A_BATCH = 2_800_000_000  # logits and activations of 32 tweets, as measured: 6.7 GB in all for SmolLM2
 DISK_BYTES_A_PARAMETER = 20  # the state of the training, the best model so far, and the folder
 
 

@@ -323,7 +323,7 @@ def test_teachers_that_cannot_teach_get_one_line_before_anything_is_trained(
         teacher_of(settings(*QUICK, "--distill.teacher", str(llama), "--model.block_size", "100"), world).check()
     with monkeypatch.context() as patch:
         patch.setattr(pretrained, "memory", lambda: (10**9, 10**6))
-        with pytest.raises(UserError, match=r"takes 2 GB of memory, and 0 are free: give a smaller model"):
+        with pytest.raises(UserError, match=r"takes 3 GB of memory, and 0 are free: give a smaller model"):
             teacher_of(good, world).check()
     with monkeypatch.context() as patch:
         patch.setattr(pretrained, "DISK_BYTES_A_PARAMETER", 10**12)
